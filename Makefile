@@ -1,0 +1,49 @@
+# make help lists the targets.
+
+PYTHON := .venv/bin/python
+JOBS ?= $(shell nproc)
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test demo check format test bench lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## install what running needs: system packages, .venv (seconds when nothing is to do)
+	@packaging/setup.sh run
+
+setup-test: ## the same, and what the tests need
+	@packaging/setup.sh test
+
+demo: setup ## the main job, end to end, on fixture packages (a few minutes; root)
+	$(PYTHON) fixtures/demo.py $(DEMO_ARGS)
+
+check: setup ## lint, format and types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy --strict composer tests
+
+format: setup ## put the code into its format
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+test: setup-test check ## check, then the tests (PYTEST_ARGS="-k pull", JOBS=1)
+	$(PYTHON) -m pytest -n $(JOBS) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+bench: setup-test ## the benchmarks, on the whole corpus (long)
+	$(PYTHON) tests/bench/run.py $(BENCH_ARGS)
+
+lock: setup ## pin again what pyproject.toml asks for (LOCK_ARGS=--upgrade: newest)
+	/usr/bin/python3 -m venv .cache/lock
+	.cache/lock/bin/python -m pip --quiet install pip-tools
+	CUSTOM_COMPILE_COMMAND="make lock" .cache/lock/bin/pip-compile --quiet $(LOCK_ARGS) \
+	    --extra dev --extra serve --build-deps-for editable --allow-unsafe --strip-extras \
+	    --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	    --no-config --output-file requirements.lock pyproject.toml
+
+clean: ## remove .venv, caches and what the demo left
+	rm -rf .venv .cache build demo *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find composer tests fixtures -name __pycache__ -prune -exec rm -rf {} +

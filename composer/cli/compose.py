@@ -1,0 +1,141 @@
+"""``jigdo-composer compose``."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from composer.cli.console import Console, json_option
+from composer.errors import UsageError
+
+if TYPE_CHECKING:
+    from composer.compose.pipeline import ComposeResult
+
+
+def default_cachedir() -> Path:
+    """Where downloads are kept unless --cachedir says otherwise: XDG's place."""
+    import os
+
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "jigdo-composer"
+
+
+def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Read ``ID=URL`` pairs; raises UsageError."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        ident, equals, url = pair.partition("=")
+        if not (ident and equals and url):
+            raise UsageError(f"--repository: expected ID=URL, got {pair!r}")
+        found[ident] = url
+    return found
+
+
+@click.command()
+@click.argument("treefile", type=click.Path(path_type=Path))
+@click.option(
+    "--repo", required=True, type=click.Path(path_type=Path), help="OSTree repository to commit to."
+)
+@click.option(
+    "--rpm-repo",
+    type=click.Path(path_type=Path),
+    help="Also build the jigdo set, into this rpm-md repository.",
+)
+@click.option(
+    "--cachedir",
+    type=click.Path(path_type=Path),
+    help="Downloads and work [~/.cache/jigdo-composer].",
+)
+@click.option(
+    "--repository",
+    "repositories",
+    multiple=True,
+    metavar="ID=URL",
+    help="Where a repository is: URL or directory.  Repeatable.",
+)
+@click.option(
+    "--basearch", default=platform.machine(), show_default=True, help="Architecture of the tree."
+)
+@click.option("--dry-run", is_flag=True, help="Only solve; print the packages.")
+@click.option("--force-nocache", is_flag=True, help="Compose although nothing changed.")
+@click.option(
+    "--parent/--no-parent",
+    default=True,
+    show_default=True,
+    help="Make the ref's current commit the parent.",
+)
+@click.option("--gpg-sign", metavar="KEYID", help="Sign the commit with this GPG key.")
+@click.option(
+    "--gpg-homedir", type=click.Path(path_type=Path), help="GPG home directory with that key."
+)
+@json_option
+@click.pass_obj
+def compose(
+    console: Console,
+    treefile: Path,
+    repo: Path,
+    rpm_repo: Path | None,
+    cachedir: Path | None,
+    repositories: tuple[str, ...],
+    basearch: str,
+    dry_run: bool,
+    force_nocache: bool,
+    parent: bool,
+    gpg_sign: str | None,
+    gpg_homedir: Path | None,
+    as_json: bool,
+) -> None:
+    """Compose TREEFILE into an OSTree commit; with --rpm-repo, its jigdo set too."""
+    from composer.compose import pipeline
+    from composer.compose.commit import Signing
+
+    request = pipeline.ComposeRequest(
+        treefile=treefile,
+        repo=repo,
+        cachedir=cachedir or default_cachedir(),
+        basearch=basearch,
+        repositories=parse_repositories(repositories),
+        dry_run=dry_run,
+        force=force_nocache,
+        parent=parent,
+        signing=Signing(gpg_sign, str(gpg_homedir or "")) if gpg_sign else None,
+    )
+    with console.progress(as_json=as_json) as report:
+        result = pipeline.compose(request, report)
+    show(console, result, as_json=as_json)
+
+
+def show(console: Console, result: ComposeResult, *, as_json: bool) -> None:
+    """Print the outcome; after a dry run, the packages and what changes."""
+    packages = [str(package.nevra) for package in result.solution.packages]
+    if as_json:
+        console.json(
+            {
+                "ref": result.ref,
+                "commit": result.commit or None,
+                "version": result.version or None,
+                "parent": result.parent or None,
+                "packages": packages,
+            }
+        )
+        return
+    if not result.commit:
+        _show_dry_run(console, result, packages)
+        return
+    if result.created:
+        console.say("made the repository, as bare-user")
+    console.result(f"{result.ref} {result.version}".rstrip())
+    console.result(f"commit {result.commit}")
+    console.result(f"packages {len(packages)}")
+
+
+def _show_dry_run(console: Console, result: ComposeResult, packages: list[str]) -> None:
+    before = set(result.before)
+    for name in sorted(before.union(packages)):
+        mark = " " if name in before and name in packages else "+" if name in packages else "-"
+        console.result(f"{mark} {name}" if before else name)
+    size = sum(package.size for package in result.solution.packages)
+    console.say(f"{len(packages)} packages, {size} bytes; nothing was written")

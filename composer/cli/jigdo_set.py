@@ -1,0 +1,127 @@
+"""``jigdo-composer set``: build, inspect and verify jigdo sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from composer.cli.config import cachedir_option
+from composer.cli.console import Console, human_bytes, json_option
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_PACKAGES = click.option(
+    "--packages",
+    "places",
+    multiple=True,
+    required=True,
+    metavar="[ID=]DIR",
+    help="Directory of RPMs, best an rpm-md repository; ID is its repository id.  Repeatable.",
+)
+
+
+@click.group("set")
+def jigdo_set() -> None:
+    """Jigdo sets: build, inspect, verify."""
+
+
+@jigdo_set.command()
+@click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
+@click.option("--ref", required=True)
+@_PACKAGES
+@click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--name", default="", help="Name of the set and its RPM; derived from the ref.")
+@click.option("--gpg-sign", default="", metavar="KEYID", help="Sign the RPM of the set.")
+@click.option("--gpg-homedir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@cachedir_option
+@json_option
+@click.pass_obj
+def build(
+    console: Console,
+    repository: Path,
+    ref: str,
+    places: tuple[str, ...],
+    output: Path,
+    name: str,
+    gpg_sign: str,
+    gpg_homedir: Path | None,
+    cachedir: Path,
+    as_json: bool,
+) -> None:
+    """Build the jigdo set of REF and publish it in the rpm-md repository at --output.
+
+    The directory gets NAME.jigdo's RPM, rpm-md that lists it beside what is already
+    there, and the pointer that clients look for.
+    """
+    from composer.mirror.making import SetRequest, make_set
+    from composer.ostree.repo import Repository
+
+    request = SetRequest(
+        ref=ref,
+        output=output,
+        places=tuple(places),
+        name=name,
+        gpg_key=gpg_sign,
+        gpg_homedir=gpg_homedir,
+        cachedir=cachedir,
+    )
+    with console.progress(as_json=as_json) as report:
+        made = make_set(Repository.open(repository), request, report)
+    if as_json:
+        console.json(made.summary())
+    else:
+        console.result(f"{made.rpm}")
+        console.result(f"  commit {made.entry.commit}, {human_bytes(made.entry.length)}")
+
+
+@jigdo_set.command()
+@click.argument("file", type=_FILE)
+@json_option
+@click.pass_obj
+def inspect(console: Console, file: Path, as_json: bool) -> None:
+    """Show what is in FILE, a .jigdo file or the RPM of a set."""
+    from composer.mirror.making import open_set, summarize
+
+    summary = summarize(open_set(file))
+    if as_json:
+        console.json(summary)
+        return
+    for key in ("name", "ref", "version", "commit", "timestamp"):
+        console.result(f"{key + ':':12}{summary[key]}")
+    console.result(f"{'signed:':12}{'yes' if summary['signed'] else 'no'}")
+    console.result(f"{'packages:':12}{len(summary['packages'])}")
+    for key, value in summary["totals"].items():
+        console.result(f"  {key.replace('_', ' ') + ':':24}{value}")
+    console.result("sections:       frames       bytes  uncompressed")
+    for section in summary["sections"]:
+        row = (section["frames"], section["bytes"], section["uncompressed"])
+        console.result(f"  {section['kind']:10}" + "{:10} {:11} {:13}".format(*row))
+
+
+@jigdo_set.command()
+@click.argument("file", type=_FILE)
+@_PACKAGES
+@click.option(
+    "--workdir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the throw-away repository is made; as large as the commit.",
+)
+@json_option
+@click.pass_obj
+def verify(
+    console: Console, file: Path, places: tuple[str, ...], workdir: Path | None, as_json: bool
+) -> None:
+    """Prove that FILE and the given packages reassemble the commit, bit for bit."""
+    import tempfile
+
+    from composer.jigdo.local import verify_set
+    from composer.mirror.making import find_packages, open_set
+
+    jigdo = open_set(file)
+    paths = {package.ref.pkgid: package.path for package in find_packages(places)}
+    with console.progress(as_json=as_json) as report:
+        verify_set(jigdo, paths, workdir or Path(tempfile.gettempdir()), report)
+    if as_json:
+        console.json({"ref": jigdo.head.ref, "commit": str(jigdo.head.commit), "verified": True})
+    else:
+        console.result(f"{jigdo.head.ref} {jigdo.head.version}: {jigdo.head.commit} reassembles")

@@ -1,0 +1,104 @@
+"""The command line's root: finds a command's file, runs it, turns errors into status and text.
+
+Commands are imported only when they are called, so that ``--help`` and
+completion are instant: the table below holds what the help page needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn
+
+import click
+
+from composer import __version__
+from composer.cli.console import Console
+from composer.errors import EXIT_INTERRUPTED, ComposerError
+
+_COMMANDS = {
+    # name: (module, attribute, one line for the help page)
+    "compose": ("compose", "compose", "Compose a treefile into an OSTree commit."),
+    "mirror": ("mirror", "mirror", "The mirror operator's side: serve."),
+    "pull": ("pull", "pull", "Reassemble a commit from its jigdo set and RPM mirrors."),
+    "remote": ("remote", "remote", "Where sets come from, and whom to trust: add, list, remove."),
+    "repo": ("repo", "repo", "Local repositories: import RPMs."),
+    "set": ("jigdo_set", "jigdo_set", "Jigdo sets: build, inspect, verify."),
+    "treefile": ("treefile", "treefile", "Parse, flatten and validate a treefile."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"composer.cli.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in sorted(_COMMANDS.items())])
+
+
+@click.command(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 done, 1 error, 2 usage, 3 verification failed, 4 no space, "
+    "77 nothing new.  Shell completion: see docs/commands.md.",
+)
+@click.version_option(__version__, prog_name="jigdo-composer")
+@click.option("-v", "--verbose", is_flag=True, help="Say more; tracebacks with errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors on standard error.")
+@click.pass_context
+def cli(ctx: click.Context, verbose: bool, quiet: bool) -> None:
+    """Compose RPM packages into OSTree commits, and ship the commits as jigdo sets.
+
+    A jigdo set holds what a client needs, beside RPMs that any ordinary mirror
+    carries, to reassemble exactly the same commit, bit for bit.
+    """
+    ctx.obj = Console(verbose=verbose, quiet=quiet)
+
+
+def main() -> NoReturn:
+    """Entry point of the console script; ends the process with a documented status."""
+    console = Console(verbose="-v" in sys.argv or "--verbose" in sys.argv)
+    try:
+        status = cli.main(prog_name="jigdo-composer", standalone_mode=False)
+    except ComposerError as error:
+        status = console.fail(error)
+    except click.exceptions.Abort:
+        status = _interrupted(console)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except KeyboardInterrupt:
+        status = _interrupted(console)
+    except BrokenPipeError:
+        status = 1
+    except OSError as error:
+        status = console.fail(_from_os(error))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _interrupted(console: Console) -> int:
+    console.say("interrupted; run the same command again to continue")
+    return EXIT_INTERRUPTED
+
+
+def _from_os(error: OSError) -> ComposerError:
+    from pathlib import Path
+
+    from composer.system.files import explained
+
+    told = explained(error, Path(error.filename or "."))
+    if isinstance(told, ComposerError):
+        return told
+    where = f"{error.filename}: " if error.filename else ""
+    return ComposerError(f"{where}{error.strerror or error}")

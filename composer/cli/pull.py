@@ -1,0 +1,69 @@
+"""``jigdo-composer pull``: a ref from its remote into a repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from composer.cli.config import config_dir_option
+from composer.cli.console import Console, human_bytes, json_option
+
+
+@click.command()
+@click.argument("ref", metavar="[REMOTE:]REF")
+@click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--disable-fsync", is_flag=True, help="Do not flush to disk; a power cut may lose the pull."
+)
+@config_dir_option
+@json_option
+@click.pass_obj
+def pull(
+    console: Console,
+    ref: str,
+    repository: Path,
+    workers: int,
+    disable_fsync: bool,
+    config_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Reassemble the newest commit of REF from its jigdo set and RPM mirrors.
+
+    REF comes from REMOTE, or from the only remote there is.  Only what REPO lacks is
+    fetched; an interrupted pull is continued by running it again.
+    """
+    from composer.client.pull import pull as pull_ref
+    from composer.client.remote import find_remote
+    from composer.ostree.repo import Repository
+
+    name, _, plain = ref.rpartition(":")
+    remote = find_remote(name or None, config_dir)
+    repo = Repository.open(repository)
+    if disable_fsync:
+        repo.disable_fsync()
+    with console.progress(as_json=as_json) as report:
+        done = pull_ref(remote, plain, repo, report=report, workers=workers)
+    if as_json:
+        moved = {kind: {"bytes": m.bytes, "requests": m.requests} for kind, m in done.moved.items()}
+        console.json(
+            {
+                "ref": done.ref,
+                "version": done.version,
+                "commit": str(done.commit),
+                "previous": str(done.previous) if done.previous else None,
+                "updated": done.updated,
+                "packages": done.packages,
+                "moved": moved,
+                "object_bytes": done.object_bytes,
+            }
+        )
+        return
+    if not done.updated:
+        console.result(f"{done.ref}: already at {done.version} {done.commit}")
+        return
+    console.result(f"{done.ref}: {done.version} {done.commit}")
+    for kind, text in (("rpm", "RPMs"), ("set", "set metadata"), ("new", "non-RPM content")):
+        part = done.moved[kind]
+        console.result(f"  {text}: {human_bytes(part.bytes)} in {part.requests} requests")

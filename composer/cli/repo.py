@@ -1,0 +1,71 @@
+"""``jigdo-composer repo``: local repositories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from composer.cli.console import Console, json_option
+
+
+@click.group("repo")
+def repo() -> None:
+    """Local repositories: import RPMs."""
+
+
+@repo.command("import")
+@click.argument("rpms", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RPM...")
+@click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--passwd",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="passwd file that says which uid an owner is; without it only root is known.",
+)
+@click.option(
+    "--group",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="group file that says which gid a group is.",
+)
+@json_option
+@click.pass_obj
+def import_(
+    console: Console,
+    rpms: tuple[Path, ...],
+    repository: Path,
+    passwd: Path | None,
+    group: Path | None,
+    as_json: bool,
+) -> None:
+    """Import RPM files, or all below directories, as objects of a repository.
+
+    Each package gets the ref jigdo/pkg/<name>/<evr>.<arch>, its commit's metadata the
+    pkgid.  What is here need not be fetched by a later pull.
+    """
+    from composer.client.importing import import_rpms
+    from composer.ostree.repo import Repository
+    from composer.rpm.package import find_rpms
+    from composer.system.accounts import Accounts
+
+    texts = [path.read_text() if path else "" for path in (passwd, group)]
+    accounts = Accounts.parse(*texts)
+    with console.progress(as_json=as_json) as report:
+        done = import_rpms(find_rpms(list(rpms)), Repository.open(repository), accounts, report)
+    for package in done:
+        for path in package.left_out:
+            console.warn(f"{package.nevra}: {path}: left out, OSTree cannot hold it")
+    if as_json:
+        rows = [
+            {
+                "nevra": str(package.nevra),
+                "pkgid": str(package.pkgid),
+                "ref": package.ref,
+                "commit": str(package.commit),
+                "left_out": list(package.left_out),
+            }
+            for package in done
+        ]
+        console.json({"imported": rows})
+    else:
+        for package in done:
+            console.result(f"{package.ref} {package.commit}")

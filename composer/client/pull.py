@@ -1,0 +1,241 @@
+"""Pull a ref: from the pointer on a mirror to a proven commit in a repository.
+
+Order: pointer, index and head, commit (its signatures are checked before anything
+else moves), tree, maps, plan, then RPMs and the set's own content, the proof, and
+the ref last.  Running it again after any interruption continues: landed and staged
+objects are found, verified RPMs are kept, partial ones are continued.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from composer.checksum import ContentDigest, ObjectChecksum
+from composer.client.remote import Remote
+from composer.errors import FormatError, NotFound
+from composer.jigdo.plan import Plan
+from composer.jigdo.pointer import PointerEntry
+from composer.jigdo.reader import CommitFrame, JigdoSet
+from composer.jigdo.container import Kind
+from composer.jigdo.reassemble import (
+    Arriving,
+    CheckCommit,
+    Wanted,
+    check_space,
+    check_storable,
+    examine,
+    reassemble,
+)
+from composer.net.fetch import Fetcher
+from composer.net.location import Mirrors
+from composer.net.packages import WINDOW, fetch_packages
+from composer.net.packages import Wanted as WantedPackage
+from composer.net.traffic import Traffic
+from composer.ostree.repo import Repository
+from composer.ostree.signature import require_signature
+from composer.progress import Report, Step, silent
+from composer.rpm.package import PackageRef
+from composer.system.files import remove_tree
+
+_IN_MEMORY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Bytes that arrived and requests that were made, for one kind of thing."""
+
+    bytes: int
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class PullResult:
+    """What a pull did.  ``moved`` is by kind: "rpm", "set" (metadata), "new" (content)."""
+
+    ref: str
+    version: str
+    commit: ObjectChecksum
+    previous: ObjectChecksum | None
+    updated: bool
+    packages: int
+    moved: Mapping[str, Moved]
+    whole_package_bytes: int
+    object_bytes: int
+
+
+def pull(
+    remote: Remote,
+    ref: str,
+    repo: Repository,
+    *,
+    report: Report = silent,
+    workers: int = 2,
+) -> PullResult:
+    """Bring ``ref`` of ``repo`` to the newest version that ``remote`` has.
+
+    Raises NotFound when the remote has no such ref or lacks a package,
+    VerificationFailed (with kin) for anything that is not what it must be, and
+    NoSpace before the first large byte moves.  The ref is then the old one and the
+    repository whole.
+    """
+    traffic = Traffic()
+    with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
+        report(Step("look", item=remote.urls[0]))
+        entry = find_entry(fetcher, ref)
+        previous = repo.resolve(ref)
+        if previous == entry.commit and not repo.is_partial(entry.commit):
+            return _result(entry, previous, None, traffic)
+        jigdo = open_remote_set(fetcher, entry, spool=repo.path / "tmp")
+        base = previous if previous and not repo.is_partial(previous) else None
+        check = _signature_check(remote, repo)
+        report(Step("read set", item=jigdo.head.version))
+        wanted = examine(jigdo, repo, base=base, check=check)
+        check_storable(repo, wanted.headers)
+        check_space(repo, wanted.plan, staging_bytes=min(wanted.plan.package_bytes, 2 * WINDOW))
+        packages = repo.path / "tmp" / "jigdo-packages"
+        source = _MirroredPackages(remote, packages, traffic, report)
+        reassemble(jigdo, wanted, repo, source, ref=ref, report=report, workers=workers)
+        remove_tree(packages)
+        return _result(entry, previous, wanted, traffic)
+
+
+def _result(
+    entry: PointerEntry, previous: ObjectChecksum | None, wanted: Wanted | None, traffic: Traffic
+) -> PullResult:
+    kinds = sorted({row.kind for row in traffic.rows()} | {"rpm", "set", "new"})
+    plan: Plan | None = wanted.plan if wanted else None
+    return PullResult(
+        ref=entry.ref,
+        version=entry.version,
+        commit=entry.commit,
+        previous=previous,
+        updated=wanted is not None,
+        packages=len(plan.packages) if plan else 0,
+        moved={kind: Moved(traffic.bytes(kind), traffic.requests(kind)) for kind in kinds},
+        whole_package_bytes=plan.package_bytes if plan else 0,
+        object_bytes=plan.object_bytes if plan else 0,
+    )
+
+
+def _signature_check(remote: Remote, repo: Repository) -> CheckCommit:
+    def check(start: CommitFrame) -> None:
+        if remote.trust == "none":
+            return
+        assert remote.keyring is not None
+        require_signature(
+            repo,
+            start.data,
+            start.detached,
+            keyring=remote.keyring,
+            fingerprints=remote.fingerprints,
+        )
+
+    return check
+
+
+def open_remote_set(fetcher: Fetcher, entry: PointerEntry, *, spool: Path) -> JigdoSet:
+    """Open the set that a pointer names, by ranges; ``spool`` is where large ranges pass through.
+
+    Raises FormatError when the set is of another ref or commit than the pointer says.
+    """
+    ranges = _RemoteRanges(fetcher, entry, spool)
+    jigdo = JigdoSet(ranges, entry.index)
+    ranges.learn(jigdo)
+    head = jigdo.head
+    if (head.ref, head.version, head.commit) != (entry.ref, entry.version, entry.commit):
+        raise FormatError(
+            f"{entry.location}: the set is of {head.ref} {head.version}, commit {head.commit}; "
+            f"the pointer says {entry.ref} {entry.version}, commit {entry.commit}",
+            hint="the mirror may be in the middle of an update: try again later",
+        )
+    return jigdo
+
+
+class _RemoteRanges:
+    """Byte ranges of a .jigdo file inside an RPM on a mirror."""
+
+    def __init__(self, fetcher: Fetcher, entry: PointerEntry, spool: Path) -> None:
+        self._fetcher, self._entry, self._spool = fetcher, entry, spool
+        self._data_from = entry.length
+
+    def learn(self, jigdo: JigdoSet) -> None:
+        """Learn where content begins, to count it apart from the set's metadata."""
+        data = list(jigdo.index.numbers(Kind.DATA))
+        if data:
+            self._data_from = jigdo.index[data[0]].offset
+
+    def read(self, first: int, length: int) -> bytes:
+        """Return exactly ``length`` bytes from ``first`` of the .jigdo file."""
+        place = self._require(first, length)
+        kind = "new" if first >= self._data_from else "set"
+        return self._fetcher.fetch_range(
+            self._entry.location, first=place, length=length, kind=kind
+        )
+
+    def stream(self, first: int, length: int) -> Iterator[bytes]:
+        """Yield exactly ``length`` bytes; large ranges pass through a temporary file."""
+        if length <= _IN_MEMORY:
+            yield self.read(first, length)
+            return
+        place = self._require(first, length)
+        kind = "new" if first >= self._data_from else "set"
+        with tempfile.TemporaryFile(dir=self._spool) as spool:
+            self._fetcher.fetch_to(
+                self._entry.location, first=place, length=length, write=spool.write, kind=kind
+            )
+            spool.seek(0)
+            while piece := spool.read(1 << 18):
+                yield piece
+
+    def _require(self, first: int, length: int) -> int:
+        if first + length > self._entry.length:
+            raise FormatError(f"{self._entry.location}: the set claims bytes behind its end")
+        return self._entry.offset + first
+
+
+class _MirroredPackages:
+    """RPMs from the mirrors of their repositories, kept until they are imported."""
+
+    def __init__(
+        self, remote: Remote, directory: Path, traffic: Traffic, report: Report
+    ) -> None:
+        self._remote, self._directory = remote, directory
+        self._traffic, self._report = traffic, report
+
+    def fetch(self, packages: Sequence[PackageRef]) -> Arriving:
+        """Yield packages as they arrive, each complete and of its pkgid."""
+        wanted = [
+            WantedPackage(
+                package,
+                self._path(package),
+                Mirrors.parse(*self._remote.mirrors_for(package.repository)),
+            )
+            for package in packages
+        ]
+        arriving = fetch_packages(
+            wanted, traffic=self._traffic, relocate=self._relocate, report=self._report
+        )
+        with closing(arriving):
+            for item in arriving:
+                yield item.ref, item.destination
+
+    def done(self, package: PackageRef) -> None:
+        """Remove the RPM of ``package``."""
+        self._path(package).unlink(missing_ok=True)
+
+    def _path(self, package: PackageRef) -> Path:
+        return self._directory / f"{package.pkgid}.rpm"
+
+    def _relocate(self, packages: Sequence[PackageRef]) -> Mapping[ContentDigest, str]:
+        """Find packages that are not where the set says by what their repositories say."""
+        found: dict[ContentDigest, str] = {}
+        for repository in sorted({package.repository for package in packages}):
+            wanted = {p.pkgid for p in packages if p.repository == repository}
+            mirrors = Mirrors.parse(*self._remote.mirrors_for(repository))
+            with closing(Fetcher(mirrors, kind="rpm-md", traffic=self._traffic)) as fetcher:
+                found.update(locate_packages(fetcher, wanted))
+        return found

@@ -1,0 +1,272 @@
+"""The commit: the tree into an OSTree repository, in one transaction, the ref last.
+
+Rules kept here: of extended attributes only security.capability is stored, and labels
+from the tree's own policy; metadata is in a fixed order; the timestamp is an argument.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from composer.checksum import ObjectChecksum
+from composer.compose.packages import ComposedPackage
+from composer.compose.tree import Tree
+from composer.errors import ComposerError, MissingRequirement, NoSpace
+from composer.ostree.repo import Repository
+
+INPUT_DIGEST = "rpmostree.inputhash"
+PACKAGES = "jigdo-composer.packages"
+_CAPABILITY = "security.capability"
+
+
+class CommitFailed(ComposerError):
+    """libostree could not make the commit."""
+
+
+class NoPolicy(ComposerError):
+    """``selinux: true``, but the tree has no policy to label with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Previous:
+    """The ref's current commit, as far as the next one depends on it; all "" if none."""
+
+    commit: str = ""
+    version: str = ""
+    input_digest: str = ""
+    packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """GPG key id, and the home directory it is in ("": gpg's own)."""
+
+    key: str
+    homedir: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """What is said about a tree when it is committed."""
+
+    ref: str
+    parent: str
+    version: str
+    timestamp: int
+    input_digest: str
+    kernel: str
+    packages: Sequence[ComposedPackage]
+    selinux: bool
+    signing: Signing | None = None
+
+
+def previous(repository: Repository, ref: str) -> Previous:
+    """Describe the current commit of ``ref``."""
+    checksum = repository.resolve(ref)
+    if checksum is None:
+        return Previous()
+    with _libostree(repository.path) as (_, repo):
+        _, variant, _ = repo.load_commit(str(checksum))
+        metadata = variant.get_child_value(0)
+        listed = metadata.lookup_value(PACKAGES)
+        return Previous(
+            commit=str(checksum),
+            version=_text(metadata, "version"),
+            input_digest=_text(metadata, INPUT_DIGEST),
+            packages=tuple(name for name, _, _ in listed.unpack()) if listed else (),
+        )
+
+
+def read_committed(repository: Repository, commit: str, name: str) -> str | None:
+    """Return the text of a file in a commit, or None where it has none."""
+    from gi.repository import Gio, GLib
+
+    with _libostree(repository.path) as (_, repo):
+        _, root, _ = repo.read_commit(commit, None)
+        file = root.resolve_relative_path(name)
+        if file.query_file_type(Gio.FileQueryInfoFlags.NONE, None) != Gio.FileType.REGULAR:
+            return None
+        try:
+            _, data, _ = file.load_contents(None)
+        except GLib.Error:
+            return None
+        return bytes(data).decode(errors="surrogateescape")
+
+
+def commit(repository: Repository, tree: Tree, request: CommitRequest) -> ObjectChecksum:
+    """Commit ``tree``, consuming it, and set the ref.  Returns the commit's checksum.
+
+    Nothing is changed in the repository's refs unless everything went well.  Raises
+    NoPolicy, NoSpace, CommitFailed.
+    """
+    with _libostree(repository.path) as (ostree, repo), _transaction(repo):
+        policy = _policy(ostree, tree) if request.selinux else None
+        mtree = _write_tree(ostree, repo, tree, policy)
+        _, root = repo.write_mtree(mtree, None)
+        _, checksum = repo.write_commit_with_time(
+            request.parent or None, None, None, _metadata(request), root, request.timestamp, None
+        )
+        if request.signing is not None:
+            _sign(repo, checksum, request.signing)
+        repo.transaction_set_ref(None, request.ref, checksum)
+    return ObjectChecksum.parse(checksum)
+
+
+@contextmanager
+def _libostree(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Open the repository as ``(OSTree, repo)`` and turn GLib's errors into ours."""
+    import gi
+
+    gi.require_version("OSTree", "1.0")
+    from gi.repository import Gio, GLib, OSTree
+
+    try:
+        repo = OSTree.Repo.new(Gio.File.new_for_path(str(path)))
+        repo.open(None)
+        yield OSTree, repo
+    except GLib.Error as error:
+        if "No space left" in error.message or "min-free-space" in error.message:
+            raise NoSpace(
+                f"{path}: no space left: {error.message}",
+                hint="free some space there and run the same command again",
+            ) from error
+        raise CommitFailed(f"{path}: {error.message}") from error
+
+
+@contextmanager
+def _transaction(repo: Any) -> Iterator[None]:
+    repo.prepare_transaction(None)
+    try:
+        yield
+        repo.commit_transaction(None)
+    except BaseException:
+        repo.abort_transaction(None)
+        raise
+
+
+def _text(metadata: Any, key: str) -> str:
+    value = metadata.lookup_value(key)
+    return value.get_string() if value is not None and value.get_type_string() == "s" else ""
+
+
+def _policy(ostree: Any, tree: Tree) -> Any:
+    from gi.repository import Gio
+
+    if "selinux" not in ostree.BUILT_FEATURES.split():
+        raise MissingRequirement(
+            "this machine's libostree cannot label: it was built without SELinux"
+        )
+    policy = ostree.SePolicy.new(Gio.File.new_for_path(str(tree.root)), None)
+    if not policy.get_name():
+        raise NoPolicy(
+            "selinux is true, but the tree has no SELinux policy",
+            details=["looked for etc/selinux/config and the policy that it names"],
+            hint="add a policy package such as selinux-policy-targeted, or write `selinux: false`",
+        )
+    return policy
+
+
+def _write_tree(ostree: Any, repo: Any, tree: Tree, policy: Any) -> Any:
+    """Write all objects and return the mutable tree.
+
+    A callback into Python for each file's attributes would cost more than the files; so
+    they are skipped, and the few files that have capabilities are written on their own.
+    """
+    written = {
+        name: _write_capable(repo, tree, name, value, policy)
+        for name, value in sorted(_with_capabilities(tree))
+    }
+    mtree = ostree.MutableTree.new()
+    flags = ostree.RepoCommitModifierFlags
+    modifier = ostree.RepoCommitModifier.new(flags.SKIP_XATTRS | flags.CONSUME, None, None)
+    if policy is not None:
+        modifier.set_sepolicy(policy)
+    descriptor = os.open(tree.root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        repo.write_dfd_to_mtree(descriptor, ".", mtree, modifier, None)
+    finally:
+        os.close(descriptor)
+    for name, checksum in written.items():
+        parent, _, base = name.rpartition("/")
+        _, directory = mtree.walk(parent.split("/"), 0) if parent else (True, mtree)
+        directory.replace_file(base, checksum)
+    return mtree
+
+
+def _with_capabilities(tree: Tree) -> Iterator[tuple[str, bytes]]:
+    """Yield names and values of files that have security.capability."""
+    for directory, _, names in os.walk(tree.root):
+        for name in names:
+            path = f"{directory}/{name}"
+            try:
+                value = os.getxattr(path, _CAPABILITY, follow_symlinks=False)
+            except OSError:
+                continue
+            yield os.path.relpath(path, tree.root), value
+
+
+def _write_capable(repo: Any, tree: Tree, name: str, value: bytes, policy: Any) -> str:
+    from gi.repository import GLib
+
+    path = tree.root / name
+    status = path.lstat()
+    xattrs = [(_CAPABILITY.encode() + b"\0", value)]
+    if policy is not None:
+        _, label = policy.get_label(f"/{name}", status.st_mode, None)
+        if label:
+            xattrs.append((b"security.selinux\0", label.encode() + b"\0"))
+    variant = GLib.Variant("a(ayay)", sorted(xattrs))
+    checksum = repo.write_regfile_inline(
+        None,
+        status.st_uid,
+        status.st_gid,
+        stat.S_IFREG | stat.S_IMODE(status.st_mode),
+        variant,
+        path.read_bytes(),
+        None,
+    )
+    path.unlink()
+    return str(checksum)
+
+
+def _metadata(request: CommitRequest) -> Any:
+    from gi.repository import GLib
+
+    values: dict[str, Any] = {
+        INPUT_DIGEST: GLib.Variant("s", request.input_digest),
+        "rpmostree.rpmdb.pkglist": GLib.Variant("a(sssss)", _pkglist(request.packages)),
+        PACKAGES: GLib.Variant("a(sst)", _package_list(request.packages)),
+    }
+    if request.version:
+        values["version"] = GLib.Variant("s", request.version)
+    if request.kernel:
+        values["ostree.bootable"] = GLib.Variant("b", True)
+        values["ostree.linux"] = GLib.Variant("s", request.kernel)
+    return GLib.Variant("a{sv}", dict(sorted(values.items())))
+
+
+def _pkglist(packages: Sequence[ComposedPackage]) -> list[tuple[str, str, str, str, str]]:
+    found = [package.ref.nevra for package in packages]
+    return sorted((n.name, str(n.epoch), n.version, n.release, n.arch) for n in found)
+
+
+def _package_list(packages: Sequence[ComposedPackage]) -> list[tuple[str, str, int]]:
+    return sorted((str(p.ref.nevra), str(p.ref.pkgid), p.ref.size) for p in packages)
+
+
+def _sign(repo: Any, checksum: str, signing: Signing) -> None:
+    from gi.repository import GLib
+
+    try:
+        repo.sign_commit(checksum, signing.key, signing.homedir or None, None)
+    except GLib.Error as error:
+        raise CommitFailed(
+            f"the commit cannot be signed with the key {signing.key}: {error.message}",
+            hint="see which keys there are: gpg --homedir DIR --list-secret-keys",
+        ) from error

@@ -1,0 +1,263 @@
+"""All packages into the tree: one librpm transaction in the sandbox.
+
+This side prepares accounts and descriptors, follows the events of
+:mod:`composer.compose.rpm_child`, and turns what went wrong into errors that name
+package and phase.  Packages reach the child as open descriptors, so that not even
+their directories are visible inside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from composer.compose import rpm_child
+from composer.compose.accounts import Accounts, complete_shadow, plan, require_owners
+from composer.compose.headers import PackageFacts, read_facts, read_texts
+from composer.compose.packages import ComposedPackage
+from composer.compose.tree import BadTree, Tree
+from composer.compose.treefile import Treefile
+from composer.errors import CommandFailed, ComposerError, MissingRequirement, NoSpace
+from composer.progress import Report, Step
+from composer.system.sandbox import Bind, OutputTail, Sandbox, TimeLimitExceeded
+
+RPMDB = "usr/share/rpm"
+_INSIDE = "/target"
+_CHILD = "/composer/rpm_child.py"
+_PYTHON = "/usr/bin/python3"
+# Descriptors that the process has open besides those of the packages.
+_SPARE_DESCRIPTORS = 256
+
+
+class ScriptletFailed(ComposerError):
+    """A scriptlet or trigger of a package that ended with an error."""
+
+    def __init__(self, *, package: str, phase: str, output: str) -> None:
+        lines = output.strip().splitlines()[-12:]
+        super().__init__(
+            f"{package}: {phase} failed",
+            details=lines or ["it printed nothing"],
+            hint="the sandbox has no network and nothing of this machine; see docs/sandbox.md",
+        )
+        self.package, self.phase, self.output = package, phase, output
+
+
+class TransactionFailed(ComposerError):
+    """librpm could not install the packages."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAccounts:
+    """Numbers to keep, by name; from ``check-passwd``."""
+
+    users: Mapping[str, tuple[int, int]]
+    groups: Mapping[str, int]
+
+
+def install(
+    tree: Tree,
+    packages: Sequence[ComposedPackage],
+    treefile: Treefile,
+    *,
+    timestamp: int,
+    known: KnownAccounts,
+    report: Report,
+) -> None:
+    """Install ``packages`` into the empty ``tree``.
+
+    ``timestamp`` becomes the install time in the rpmdb.  Raises ScriptletFailed,
+    TransactionFailed, UnknownOwner, NoSpace, MissingRequirement.
+    """
+    facts = read_facts(packages)
+    accounts = _plan(facts, known)
+    _prepare(tree, accounts)
+    owner = next((i for i, f in enumerate(facts) if "/etc/passwd" in f.passwd), -1)
+    with _descriptors(packages) as descriptors:
+        job = _job(packages, descriptors, treefile, accounts, owner)
+        _run(tree, job, descriptors, timestamp, report)
+    require_owners(tree, facts)
+    complete_shadow(tree)
+    _settle_rpmdb(tree)
+
+
+def _plan(facts: Sequence[PackageFacts], known: KnownAccounts) -> Accounts:
+    sysusers: dict[str, str] = {}
+    base: dict[str, str] = {}
+    for package in facts:
+        wanted = (*package.sysusers, *package.passwd)
+        if not wanted:
+            continue
+        for path, text in read_texts(package, wanted).items():
+            if path in package.passwd:
+                base[path.rpartition("/")[2]] = text
+            else:
+                sysusers[path] = text
+    return plan(facts, sysusers, base, known.users, known.groups)
+
+
+def _prepare(tree: Tree, accounts: Accounts) -> None:
+    for name, lines in (("passwd", accounts.passwd), ("group", accounts.group)):
+        tree.write(f"etc/{name}", "".join(f"{line}\n" for line in lines))
+    for name in ("dev", "proc", "run", "tmp", "var/tmp", RPMDB):
+        tree.directory(name)
+    for name in ("tmp", "var/tmp"):
+        tree.path(name).chmod(0o1777)
+
+
+@contextmanager
+def _descriptors(packages: Sequence[ComposedPackage]) -> Iterator[list[int]]:
+    _allow_descriptors(len(packages) + _SPARE_DESCRIPTORS)
+    opened: list[int] = []
+    try:
+        for package in packages:
+            opened.append(os.open(package.path, os.O_RDONLY | os.O_CLOEXEC))
+        yield opened
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def _allow_descriptors(count: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= count:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, max(hard, count)))
+    except (ValueError, OSError) as error:
+        raise MissingRequirement(
+            f"{count} open files are needed, {hard} are allowed", hint=f"ulimit -Hn {count}"
+        ) from error
+
+
+def _job(
+    packages: Sequence[ComposedPackage],
+    descriptors: Sequence[int],
+    treefile: Treefile,
+    accounts: Accounts,
+    owner: int,
+) -> dict[str, object]:
+    macros = {
+        "_dbpath": f"/{RPMDB}",
+        "_db_backend": "sqlite",
+        "_rpmlock_path": f"/{RPMDB}/.rpm.lock",
+        "_tmppath": "/var/tmp",
+        # What the host's macros say about these must not get into the tree.
+        "_install_langs": ":".join(treefile.install_langs) or "all",
+        "_excludedocs": "0",
+        "_netsharedpath": "%{nil}",
+        "__transaction_plugins": "%{nil}",
+    }
+    return {
+        "root": _INSIDE,
+        "macros": macros,
+        "documentation": treefile.documentation,
+        "packages": [
+            {"fd": descriptor, "name": str(package.ref.nevra)}
+            for package, descriptor in zip(packages, descriptors, strict=True)
+        ],
+        "accounts": {"package": owner, "passwd": accounts.passwd, "group": accounts.group},
+    }
+
+
+def _run(
+    tree: Tree, job: dict[str, object], descriptors: Sequence[int], timestamp: int, report: Report
+) -> None:
+    sandbox = Sandbox.of_host(
+        Bind(tree.root, _INSIDE, writable=True),
+        Bind(Path(rpm_child.__file__), _CHILD),
+        roots=(_INSIDE,),
+        capabilities=("CAP_SETPCAP",),
+    )
+    events = _Events(len(descriptors), report)
+    try:
+        sandbox.run(
+            [_PYTHON, "-I", _CHILD],
+            stdin=json.dumps(job).encode(),
+            # librpm takes install times from it, one second apart.
+            env={"SOURCE_DATE_EPOCH": str(timestamp)},
+            pass_fds=descriptors,
+            on_line=events,
+        )
+    except CommandFailed as error:
+        raise _explained(error.output) from error
+    except TimeLimitExceeded as error:
+        raise error.within(events.doing) from error
+
+
+def _explained(output: str) -> ComposerError:
+    if "No module named 'rpm'" in output:
+        return MissingRequirement(
+            f"{_PYTHON} has no rpm module",
+            hint="apt-get install python3-rpm, or dnf install python3-rpm",
+        )
+    if "No space left on device" in output:
+        return NoSpace("no space left for the tree", details=output.strip().splitlines()[-4:])
+    return TransactionFailed(
+        "the rpm transaction failed", details=output.strip().splitlines()[-12:]
+    )
+
+
+class _Events:
+    """Follows the child: reports packages, remembers what runs, raises what failed."""
+
+    def __init__(self, total: int, report: Report) -> None:
+        self._total, self._report = total, report
+        self.doing = "the rpm transaction"
+
+    def __call__(self, line: bytes, output: OutputTail) -> None:
+        event = json.loads(line)
+        package, phase = event.get("package", ""), event.get("phase", "")
+        match event["event"]:
+            case "package":
+                self.doing = package
+                self._report(Step("install", event["done"], self._total, "packages", package))
+            case "script":
+                self.doing = f"{package}: {phase}"
+                self._report(Step("scriptlets", item=self.doing))
+                output.clear()
+            case "script-failed":
+                raise ScriptletFailed(package=package, phase=phase, output=str(output))
+            case "unpack-failed":
+                raise _explained(str(output)).within(package)
+            case "problems":
+                raise _refused(event["texts"], output)
+
+
+def _refused(problems: list[str], output: OutputTail) -> ComposerError:
+    if not problems:
+        return _explained(str(output))
+    return TransactionFailed(
+        "librpm refuses the packages", details=problems[:20], hint="see the conflicting files above"
+    )
+
+
+def _settle_rpmdb(tree: Tree) -> None:
+    """Make the database one file that depends on its content only, and lead to it."""
+    directory = tree.path(RPMDB, follow=True)
+    database = directory / "rpmdb.sqlite"
+    if not database.is_file() or database.is_symlink():
+        raise BadTree(f"the transaction left no database in /{RPMDB}")
+    connection = sqlite3.connect(database)
+    try:
+        # WAL needs files beside it to be read, which a read-only /usr cannot have.
+        connection.execute("PRAGMA journal_mode=DELETE")
+        connection.execute("VACUUM")
+    finally:
+        connection.close()
+    for entry in sorted(directory.iterdir()):
+        if entry.name not in ("rpmdb.sqlite",):
+            tree.remove(tree.name(entry))
+    for name, target in (
+        ("usr/lib/sysimage/rpm", "../../share/rpm"),
+        ("var/lib/rpm", "../../usr/share/rpm"),
+    ):
+        tree.remove(name)
+        tree.link(name, target)
+    # rpm of every distribution then finds it, whatever its own default is.
+    tree.write("usr/lib/rpm/macros.d/macros.jigdo-composer", f"%_dbpath /{RPMDB}\n")

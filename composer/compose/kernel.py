@@ -1,0 +1,163 @@
+"""The kernel and its initramfs, where OSTree looks for them.
+
+Everything is in /usr/lib/modules/<version>: ``vmlinuz``, ``initramfs.img``, the
+modules.  With ``boot-location: new`` both are in /usr/lib/ostree-boot too, under names
+that carry their joint checksum, for libostree older than 2019.  /boot itself is empty.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from composer.compose.tree import BadTree, Tree
+from composer.errors import CommandFailed, ComposerError
+from composer.progress import Report, Step
+from composer.system.sandbox import Bind, Sandbox
+
+_MODULES = "usr/lib/modules"
+_OSTREE_BOOT = "usr/lib/ostree-boot"
+_DRACUT = "usr/bin/dracut"
+_DEPMOD = ("usr/sbin/depmod", "usr/bin/depmod")
+_DRACUT_OSTREE = "usr/lib/dracut/modules.d/98ostree"
+
+
+class InitramfsFailed(ComposerError):
+    """dracut could not make an initramfs of the tree."""
+
+
+def prepare_kernel(
+    tree: Tree, *, initramfs: bool, ostree_boot: bool, timestamp: int, report: Report
+) -> str:
+    """Put the kernel in place, make what is missing, and return its version ("": no kernel).
+
+    Raises BadTree for more than one kernel, InitramfsFailed.
+    """
+    _from_boot(tree)
+    version = _only_kernel(tree)
+    if version:
+        _index_modules(tree, version, timestamp)
+        if initramfs:
+            _make_initramfs(tree, version, timestamp, report)
+        if ostree_boot:
+            _copy_to_ostree_boot(tree, version)
+    _empty_boot(tree)
+    return version
+
+
+def _from_boot(tree: Tree) -> None:
+    boot = tree.path("boot")
+    if boot.is_symlink() or not boot.is_dir():
+        return
+    for path in sorted(boot.glob("vmlinuz-*")):
+        version = path.name.removeprefix("vmlinuz-")
+        _take(tree, path, f"{_MODULES}/{version}/vmlinuz")
+        for name in (f"initramfs-{version}.img", f"initrd.img-{version}"):
+            _take(tree, boot / name, f"{_MODULES}/{version}/initramfs.img")
+
+
+def _take(tree: Tree, source: Path, name: str) -> None:
+    if source.is_symlink() or not source.is_file():
+        return
+    tree.directory(os.path.dirname(name))
+    if tree.exists(name):
+        source.unlink()
+    else:
+        source.rename(tree.path(name))
+
+
+def _only_kernel(tree: Tree) -> str:
+    directory = tree.path(_MODULES, follow=True)
+    if not directory.is_dir():
+        return ""
+    found = [
+        p.name for p in sorted(directory.iterdir()) if tree.is_file(f"{_MODULES}/{p.name}/vmlinuz")
+    ]
+    if len(found) > 1:
+        raise BadTree(
+            f"more than one kernel: {', '.join(found)}",
+            hint="a tree boots one kernel; narrow the packages in the treefile",
+        )
+    return found[0] if found else ""
+
+
+def _index_modules(tree: Tree, version: str, timestamp: int) -> None:
+    if tree.exists(f"{_MODULES}/{version}/modules.dep"):
+        return
+    program = next((name for name in _DEPMOD if tree.is_file(name)), None)
+    if program:
+        run_in_tree(tree, [f"/{program}", "-a", version], timestamp=timestamp)
+
+
+def _make_initramfs(tree: Tree, version: str, timestamp: int, report: Report) -> None:
+    image = f"{_MODULES}/{version}/initramfs.img"
+    if tree.exists(image) or not tree.is_file(_DRACUT):
+        return
+    report(Step("initramfs", item=version))
+    argv = [f"/{_DRACUT}", "--force", "--no-hostonly", "--reproducible", "--tmpdir", "/tmp"]
+    if tree.is_dir(_DRACUT_OSTREE):
+        argv += ["--add", "ostree"]
+    try:
+        run_in_tree(tree, [*argv, "--kver", version, f"/{image}"], timestamp=timestamp)
+    except CommandFailed as error:
+        raise InitramfsFailed(
+            "dracut could not make the initramfs",
+            details=error.details,
+            hint="`no-initramfs: true` composes without one",
+        ) from error
+    if not tree.is_file(image):
+        raise InitramfsFailed(f"dracut ended well, but there is no /{image}")
+
+
+def run_in_tree(
+    tree: Tree, argv: list[str], *, timestamp: int, extra: tuple[Bind, ...] = ()
+) -> str:
+    """Run a program of the tree in it, sandboxed; its /etc is /usr/etc.
+
+    Returns the tail of its output.  Raises CommandFailed.
+    """
+    etc = Bind(tree.directory("usr/etc"), "/etc", writable=True)
+    sandbox = Sandbox.of_tree(tree.root, etc, *extra)
+    return sandbox.run(argv, env={"SOURCE_DATE_EPOCH": str(timestamp)})
+
+
+def _copy_to_ostree_boot(tree: Tree, version: str) -> None:
+    kernel = tree.path(f"{_MODULES}/{version}/vmlinuz", follow=True)
+    initramfs = tree.path(f"{_MODULES}/{version}/initramfs.img", follow=True)
+    state = hashlib.sha256()
+    parts = [(kernel, f"vmlinuz-{version}")]
+    if initramfs.is_file():
+        parts.append((initramfs, f"initramfs-{version}.img"))
+    for source, _ in parts:
+        with source.open("rb") as stream:
+            while piece := stream.read(1 << 20):
+                state.update(piece)
+    tree.directory(_OSTREE_BOOT)
+    for source, name in parts:
+        copy = f"{_OSTREE_BOOT}/{name}-{state.hexdigest()}"
+        tree.remove(copy)
+        os.link(source, tree.path(copy))
+
+
+def _empty_boot(tree: Tree) -> None:
+    """Leave an empty /boot; what is neither kernel nor initramfs goes to /usr/lib/ostree-boot.
+
+    Boot loader updaters look there for what packages have in /boot/efi and /boot/grub2.
+    """
+    boot = tree.path("boot")
+    if boot.is_dir() and not boot.is_symlink():
+        for path in sorted(boot.iterdir()):
+            target = f"{_OSTREE_BOOT}/{path.name}"
+            if _has_files(path) and not tree.exists(target):
+                tree.directory(_OSTREE_BOOT)
+                shutil.move(path, tree.path(target))
+    tree.remove("boot")
+    tree.directory("boot")
+
+
+def _has_files(path: Path) -> bool:
+    if path.is_symlink() or not path.is_dir():
+        return True
+    return any(files for _, _, files in os.walk(path))

@@ -1,0 +1,226 @@
+"""OSTree's layout: what an installed root directory has to become.
+
+State is in /var, configuration in /usr/etc, everything else in /usr; the toplevel keeps
+empty directories for what is mounted there and links to where the rest went.  Content
+of /var is no part of a deployment, so tmpfiles.d makes it at boot: directories and
+links by their own lines, files as copies from /usr/share/factory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from composer.compose.accounts import parse_group, parse_passwd
+from composer.compose.tree import BadTree, Tree
+
+TMPFILES = "usr/lib/tmpfiles.d/jigdo-composer-autovar.conf"
+_FACTORY = "usr/share/factory"
+_MOUNTED = ("dev", "proc", "run", "sys", "tmp", "sysroot")
+# What is written at run time, and whose owner makes it anew when it is missing.
+_TRANSIENT = ("var/cache", "var/log", "var/tmp", "var/run", "var/lock", "var/lib/rpm-state")
+
+
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """A directory that becomes state; ``link`` is what its old name then holds."""
+
+    name: str
+    state: str
+    link: str
+    mode: int = 0o755
+
+
+_STATE = (
+    _Moved("home", "var/home", "var/home"),
+    _Moved("root", "var/roothome", "var/roothome", 0o700),
+    _Moved("opt", "var/opt", "var/opt"),
+    _Moved("srv", "var/srv", "var/srv"),
+    _Moved("mnt", "var/mnt", "var/mnt"),
+    _Moved("usr/local", "var/usrlocal", "../var/usrlocal"),
+)
+
+
+def arrange(tree: Tree) -> None:
+    """Move configuration and state to their places.  Raises BadTree.
+
+    Afterwards scripts can run in the tree: /tmp is still a directory.
+    """
+    tree.root.chmod(0o755)
+    _move_etc(tree)
+    for name in _MOUNTED:
+        _empty_directory(tree, name)
+    _real_directory(tree, "var")
+    for moved in _STATE:
+        _move(tree, moved)
+    _replace_by_link(tree, "media", "run/media")
+    default = tree.read("usr/etc/default/useradd")
+    if default is not None:
+        tree.write("usr/etc/default/useradd", default.replace("HOME=/home\n", "HOME=/var/home\n"))
+
+
+def finish(tree: Tree, *, tmp_is_dir: bool) -> None:
+    """Turn what is in /var into tmpfiles.d and set what scripts may have changed."""
+    if tree.exists("etc"):
+        # The mount point that scripts saw /usr/etc at.
+        _require_empty(tree, "etc")
+        tree.remove("etc")
+    _state_to_tmpfiles(tree)
+    for name in _MOUNTED:
+        _empty_directory(tree, name)
+    tree.link("ostree", "sysroot/ostree")
+    if tmp_is_dir:
+        tree.path("tmp").chmod(0o1777)
+    else:
+        tree.link("tmp", "sysroot/tmp")
+    if not tree.exists("usr/etc/machine-id"):
+        # systemd binds a generated one over it; without the file, a first boot needs
+        # a writable root.
+        tree.write("usr/etc/machine-id", "")
+
+
+def _move_etc(tree: Tree) -> None:
+    if tree.exists("usr/etc"):
+        _require_empty(tree, "usr/etc")
+        tree.remove("usr/etc")
+    etc = tree.path("etc")
+    if etc.is_symlink() or not etc.is_dir():
+        raise BadTree("/etc: expected a directory in the tree")
+    etc.rename(tree.path("usr/etc"))
+
+
+def _require_empty(tree: Tree, name: str) -> None:
+    path = tree.path(name)
+    if path.is_symlink() or not path.is_dir() or any(path.iterdir()):
+        raise BadTree(
+            f"/{name}: the tree has something there, beside its configuration",
+            hint="packages put configuration in /etc; the compose moves it to /usr/etc",
+        )
+
+
+def _real_directory(tree: Tree, name: str) -> Path:
+    path = tree.path(name)
+    if path.is_symlink() or not path.is_dir():
+        tree.remove(name)
+        tree.directory(name)
+    return path
+
+
+def _empty_directory(tree: Tree, name: str) -> None:
+    _real_directory(tree, name).chmod(0o755)
+    tree.clear(name)
+
+
+def _move(tree: Tree, moved: _Moved) -> None:
+    source, state = tree.path(moved.name), tree.path(moved.state)
+    if source.is_symlink() or not source.exists():
+        tree.remove(moved.name)
+        if not state.exists():
+            tree.directory(moved.state, mode=moved.mode)
+    elif not source.is_dir():
+        raise BadTree(f"/{moved.name}: expected a directory in the tree")
+    elif state.exists():
+        _merge(source, state)
+    else:
+        source.rename(state)
+    tree.link(moved.name, moved.link)
+
+
+def _merge(source: Path, into: Path) -> None:
+    for entry in sorted(source.iterdir()):
+        target = into / entry.name
+        if (
+            target.is_dir()
+            and not target.is_symlink()
+            and entry.is_dir()
+            and not entry.is_symlink()
+        ):
+            _merge(entry, target)
+        elif os.path.lexists(target):
+            raise BadTree(f"{entry.name}: both in {source.name} and in {into.name} of the tree")
+        else:
+            entry.rename(target)
+
+
+def _replace_by_link(tree: Tree, name: str, target: str) -> None:
+    path = tree.path(name)
+    if path.is_dir() and not path.is_symlink() and any(path.iterdir()):
+        raise BadTree(f"/{name}: has content, but is a link to {target} in OSTree's layout")
+    tree.link(name, target)
+
+
+def _state_to_tmpfiles(tree: Tree) -> None:
+    writer = _Tmpfiles(tree)
+    lines = list(writer.lines(tree.path("var")))
+    tree.clear("var")
+    tree.path("var").chmod(0o755)
+    if lines:
+        header = "# Made by jigdo-composer from what packages have in /var.\n"
+        tree.write(TMPFILES, header + "".join(f"{line}\n" for line in lines))
+
+
+class _Tmpfiles:
+    """Makes tmpfiles.d lines; names that a package's own tmpfiles.d has are left to it."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        passwd = parse_passwd(tree.read("usr/etc/passwd") or "")
+        self._users = {uid: name for name, (uid, _) in reversed(passwd.items())}
+        group = parse_group(tree.read("usr/etc/group") or "")
+        self._groups = {gid: name for name, gid in reversed(group.items())}
+        self._declared = set(_declared(tree))
+
+    def lines(self, directory: Path) -> Iterator[str]:
+        for path in sorted(directory.iterdir()):
+            name, status = self._tree.name(path), path.lstat()
+            if stat.S_ISDIR(status.st_mode):
+                if name not in self._declared:
+                    mode = stat.S_IMODE(status.st_mode)
+                    yield f"d {_quoted(name)} {mode:04o} {self._owner(status)} - -"
+                yield from self.lines(path)
+            elif name in self._declared:
+                continue
+            elif stat.S_ISLNK(status.st_mode):
+                yield f"L {_quoted(name)} - - - - {_escaped(os.readlink(path))}"
+            elif stat.S_ISREG(status.st_mode) and not name.startswith(
+                tuple(f"/{t}/" for t in _TRANSIENT)
+            ):
+                self._keep(path, name)
+                yield f"C {_quoted(name)} - - - - -"
+
+    def _owner(self, status: os.stat_result) -> str:
+        user = self._users.get(status.st_uid, str(status.st_uid))
+        group = self._groups.get(status.st_gid, str(status.st_gid))
+        return f"{user} {group}"
+
+    def _keep(self, path: Path, name: str) -> None:
+        target = f"{_FACTORY}{name}"
+        self._tree.directory(os.path.dirname(target))
+        self._tree.remove(target)
+        shutil.move(path, self._tree.path(target))
+
+
+def _declared(tree: Tree) -> Iterator[str]:
+    directory = tree.path("usr/lib/tmpfiles.d", follow=True)
+    for path in sorted(directory.glob("*.conf")):
+        for line in (tree.read(tree.name(path)) or "").splitlines():
+            kind, _, rest = line.strip().partition(" ")
+            # Lines that make something; z, r, x and their kind only change it.
+            if kind and kind[0] in "dDfFLCvqQ" and (fields := rest.split()):
+                yield fields[0].strip('"').rstrip("/")
+
+
+def _escaped(text: str) -> str:
+    safe = text.replace("\\", "\\\\").replace("%", "%%").replace("\n", "\\n")
+    return safe.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def _quoted(name: str) -> str:
+    text = _escaped(name)
+    if any(c in text for c in " \t'\""):
+        return '"' + text.replace('"', '\\"') + '"'
+    return text

@@ -1,0 +1,149 @@
+"""The RPMs themselves: fetched by librepo, each proven against the repository's checksum.
+
+An RPM of a ``file://`` repository is used where it is, and proven just the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from composer.checksum import ContentDigest
+from composer.compose.depsolve import Chosen, Solution
+from composer.errors import ChecksumMismatch, ComposerError, NoSpace, NotFound
+from composer.progress import Report, Step
+from composer.rpm.package import PackageRef
+
+_CHUNK = 1 << 20
+_CALCULATED = re.compile(r"Calculated: ([0-9a-f]+).*Expected: ([0-9a-f]+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedPackage:
+    """A package of the tree and the local RPM that it came from."""
+
+    ref: PackageRef
+    path: Path
+
+
+def fetch(solution: Solution, base: Any, report: Report) -> tuple[ComposedPackage, ...]:
+    """Fetch what is not here and prove all; ``base`` is the one that solved.
+
+    Returns them in the solution's order.  What an earlier run left is used, and fetched
+    again if it is spoilt.  Raises ChecksumMismatch, NotFound, NoSpace.
+    """
+    remote = [package for package in solution.packages if not package.is_local]
+    cached = [package for package in remote if package.path.exists()]
+    _download([package for package in remote if package not in cached], base, report)
+    found = _prove(solution.packages, report)
+    spoilt = [package for package in cached if isinstance(found[package], ComposerError)]
+    for package in spoilt:
+        package.path.unlink()
+    _download(spoilt, base, report)
+    found |= _prove(tuple(spoilt), report)
+    for outcome in found.values():
+        if isinstance(outcome, ComposerError):
+            raise outcome
+    return tuple(found[p] for p in solution.packages)  # type: ignore[misc]
+
+
+def _download(packages: list[Chosen], base: Any, report: Report) -> None:
+    import dnf.exceptions
+
+    if not packages:
+        return
+    wanted = {package.path for package in packages}
+    chosen = [p for p in base.transaction.install_set if Path(p.localPkg()) in wanted]
+    try:
+        base.download_packages(chosen, _progress(report))
+    except dnf.exceptions.DownloadError as error:
+        raise _explained(error, packages) from error
+
+
+def _progress(report: Report) -> Any:
+    import dnf.callback
+
+    class Progress(dnf.callback.DownloadProgress):  # type: ignore[misc]
+        def start(self, total_files: int, total_size: int, total_drpms: int = 0) -> None:
+            self._total = total_size
+            self._done: dict[str, int] = {}
+
+        def progress(self, payload: Any, done: int) -> None:
+            self._done[str(payload)] = done
+            report(Step("download", sum(self._done.values()), self._total, "bytes", str(payload)))
+
+        def end(self, payload: Any, status: int, msg: str) -> None:
+            self.progress(payload, payload.download_size)
+
+    return Progress()
+
+
+def _explained(error: Any, packages: Iterable[Chosen]) -> ComposerError:
+    text = str(error)
+    by_name = {package.path.name: package for package in packages}
+    failed = next((p for name, p in by_name.items() if name in text), None)
+    what = str(failed.nevra) if failed else "a package"
+    source = failed.url if failed else ""
+    if "No space left" in text or "not enough free space" in text.lower():
+        return NoSpace(f"{what}: no space left while downloading", details=text.splitlines())
+    mismatch = _CALCULATED.search(text)
+    if mismatch:
+        return ChecksumMismatch(
+            what=what, expected=mismatch[2], actual=mismatch[1], source=source, hint=_STALE
+        )
+    return NotFound(
+        f"{what}: cannot be downloaded", details=[source, *text.splitlines()[:8]], hint=_STALE
+    )
+
+
+_STALE = "the mirror and its repodata do not agree; use another, with --repository ID=URL"
+
+
+def _prove(
+    packages: tuple[Chosen, ...], report: Report
+) -> dict[Chosen, ComposedPackage | ComposerError]:
+    """Digest every RPM; hashing releases Python's lock, so threads use all cores."""
+    total = sum(package.size for package in packages)
+    done = 0
+    found = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for package, outcome in zip(packages, pool.map(_proven, packages), strict=True):
+            done += package.size
+            report(Step("verify", done, total, "bytes", str(package.nevra)))
+            found[package] = outcome
+    return found
+
+
+def _proven(package: Chosen) -> ComposedPackage | ComposerError:
+    if not package.path.is_file():
+        return NotFound(f"{package.nevra}: its RPM is not there: {package.path}", hint=_STALE)
+    declared, pkgid = _digests(package.path, package.algorithm)
+    if declared != package.checksum:
+        return ChecksumMismatch(
+            what=str(package.nevra),
+            expected=package.checksum,
+            actual=declared,
+            source=package.url,
+            hint=_STALE,
+        )
+    size = package.path.stat().st_size
+    ref = PackageRef(package.nevra, pkgid, size, package.repository, package.location)
+    return ComposedPackage(ref, package.path)
+
+
+def _digests(path: Path, algorithm: str) -> tuple[str, ContentDigest]:
+    """Return the digest by ``algorithm`` and the pkgid, reading once."""
+    pkgid, declared = hashlib.sha256(), hashlib.new(algorithm)
+    with path.open("rb") as stream:
+        while piece := stream.read(_CHUNK):
+            pkgid.update(piece)
+            if algorithm != "sha256":
+                declared.update(piece)
+    digest = ContentDigest(pkgid.digest())
+    return (str(digest) if algorithm == "sha256" else declared.hexdigest()), digest

@@ -1,0 +1,394 @@
+"""The container of a jigdo set: frames, their index, the trailer.
+
+docs/format/jigdo.md sections 2 and 3 are the norm.  Rule kept here: no frame is
+decompressed past its declared size or with more memory than it declares, and
+its digest is compared before its bytes are used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import struct
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import accumulate, pairwise
+from typing import IO, BinaryIO, Protocol, cast
+
+import zstandard
+
+from composer.checksum import ContentDigest
+from composer.errors import BoundExceeded, ChecksumMismatch, FormatError
+from composer.jigdo.encoding import Cursor, uvarint, uvarints
+
+MAGIC = b"JIGDOSET"
+END_MAGIC = b"JIGDOEND"
+VERSION = 1
+_START = struct.Struct("<8sII")
+_TRAILER = struct.Struct("<QQQ32s16s8s")
+TRAILER_SIZE = _TRAILER.size
+
+MAX_FRAMES = 1 << 20
+MAX_WINDOW = 27
+MAX_METADATA_FRAME = 1 << 27
+MAX_DATA_FRAME = 1 << 23
+MAX_INDEX = 1 << 26
+_LEVEL = 19
+
+
+class Kind(IntEnum):
+    """What a frame holds."""
+
+    HEAD = 1
+    COMMIT = 2
+    DIRMETA = 3
+    TREE = 4
+    HEADERS = 5
+    MAP = 6
+    CONTENTS = 7
+    DATA = 8
+
+
+_ONCE = (Kind.HEAD, Kind.COMMIT, Kind.DIRMETA, Kind.HEADERS, Kind.CONTENTS)
+
+
+class Codec(IntEnum):
+    """How a frame is compressed."""
+
+    STORED = 0
+    ZSTD = 1
+    XZ = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame as the index describes it; sizes and offset in bytes."""
+
+    number: int
+    kind: Kind
+    codec: Codec
+    window: int
+    offset: int
+    size: int
+    uncompressed: int
+    digest: ContentDigest
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last byte."""
+        return self.offset + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class IndexPlace:
+    """Where a set's index is, from the start of the file, and what it must be."""
+
+    offset: int
+    size: int
+    uncompressed: int
+    digest: ContentDigest
+
+
+class Index:
+    """All frames of a set.  Columns, because a set can have very many frames."""
+
+    __slots__ = ("_codecs", "_digests", "_ends", "_kinds", "_uncompressed", "_windows")
+
+    def __init__(
+        self,
+        kinds: bytes,
+        codecs: bytes,
+        windows: bytes,
+        sizes: Iterable[int],
+        uncompressed: Sequence[int],
+        digests: bytes,
+    ) -> None:
+        self._kinds, self._codecs, self._windows = kinds, codecs, windows
+        self._ends = array("q", accumulate(sizes, initial=_START.size))
+        self._uncompressed, self._digests = array("q", uncompressed), digests
+
+    @classmethod
+    def parse(cls, data: bytes, *, index_offset: int) -> Index:
+        """Parse and check an uncompressed index whose frames end at ``index_offset``."""
+        cursor = Cursor(data, "index")
+        count = cursor.count(least=37)
+        if count > MAX_FRAMES:
+            raise cursor.fail(f"has {count} frames; at most {MAX_FRAMES} are allowed")
+        kinds, codecs, windows = cursor.take(count), cursor.take(count), cursor.take(count)
+        sizes, uncompressed = cursor.uvarints(count), cursor.uvarints(count)
+        digests = cursor.take(32 * count)
+        cursor.end()
+        if sum(sizes) != index_offset - _START.size or min(sizes, default=0) < 1:
+            raise cursor.fail("its frames do not fill the file up to the index")
+        _check_kinds(kinds, cursor)
+        for kind, codec, window, size in zip(kinds, codecs, windows, uncompressed, strict=True):
+            _check_bounds(kind, codec, window, size, cursor)
+        return cls(kinds, codecs, windows, sizes, uncompressed, digests)
+
+    def dump(self) -> bytes:
+        """Serialise."""
+        sizes = [later - earlier for earlier, later in pairwise(self._ends)]
+        fixed = self._kinds + self._codecs + self._windows
+        columns = uvarints(sizes) + uvarints(self._uncompressed)
+        return uvarint(len(self)) + fixed + columns + self._digests
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def __getitem__(self, number: int) -> Frame:
+        return Frame(
+            number,
+            Kind(self._kinds[number]),
+            Codec(self._codecs[number]),
+            self._windows[number],
+            self._ends[number],
+            self._ends[number + 1] - self._ends[number],
+            self._uncompressed[number],
+            ContentDigest(self._digests[32 * number : 32 * number + 32]),
+        )
+
+    @property
+    def end(self) -> int:
+        """The offset where frames end and the index begins."""
+        return self._ends[-1]
+
+    def numbers(self, kind: Kind) -> range:
+        """The numbers of all frames of ``kind``: they stand together."""
+        first = self._kinds.find(bytes([kind]))
+        return range(first, first + self._kinds.count(bytes([kind]))) if first >= 0 else range(0)
+
+    def of(self, kind: Kind) -> Iterator[Frame]:
+        """All frames of ``kind``, in order."""
+        return (self[number] for number in self.numbers(kind))
+
+    def one(self, kind: Kind) -> Frame:
+        """The only frame of a kind that every set has once."""
+        return self[self.numbers(kind)[0]]
+
+
+def _check_kinds(kinds: bytes, cursor: Cursor) -> None:
+    if any(later < earlier for earlier, later in pairwise(kinds)):
+        raise cursor.fail("its frames are not in the order of their kinds")
+    if set(kinds) - set(Kind):
+        raise cursor.fail("it has a frame of an unknown kind; is this program too old?")
+    for kind in _ONCE:
+        if kinds.count(bytes([kind])) != 1:
+            raise cursor.fail(f"it has {kinds.count(bytes([kind]))} {kind.name.lower()} frames")
+    if bytes([Kind.TREE]) not in kinds:
+        raise cursor.fail("it has no tree frame")
+
+
+def _check_bounds(kind: int, codec: int, window: int, size: int, cursor: Cursor) -> None:
+    if codec not in (Codec.STORED, Codec.ZSTD, Codec.XZ):
+        raise cursor.fail(f"unknown codec {codec}; is this program too old?")
+    if window > MAX_WINDOW or (codec == Codec.STORED) != (window == 0):
+        raise cursor.fail(f"a frame asks for a window of 2^{window} bytes")
+    if size > (MAX_DATA_FRAME if kind == Kind.DATA else MAX_METADATA_FRAME):
+        raise cursor.fail(f"a frame claims {size} bytes, more than its kind may have")
+
+
+# Compression
+
+
+def compress(data: bytes) -> tuple[bytes, Codec, int]:
+    """Compress a frame as ``(bytes, codec, window)``; stored when nothing is gained."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        _LEVEL,
+        source_size=len(data),
+        write_checksum=False,
+        write_content_size=True,
+        write_dict_id=False,
+    )
+    packed = zstandard.ZstdCompressor(compression_params=parameters).compress(data)
+    if len(packed) >= len(data) and data:
+        return data, Codec.STORED, 0
+    window = zstandard.get_frame_parameters(packed).window_size
+    return packed, Codec.ZSTD, max(10, (max(window, 1) - 1).bit_length())
+
+
+def decompressed(pieces: Iterable[bytes], frame: Frame) -> Iterator[bytes]:
+    """Decompress a frame's bytes in pieces, with its declared size and memory as bounds.
+
+    The digest is compared at the end: only for content that is proven in another
+    way too.  Raises BoundExceeded, ChecksumMismatch, FormatError.
+    """
+    what = f"frame {frame.number} ({frame.kind.name.lower()})"
+    state, left = hashlib.sha256(), frame.uncompressed
+    for piece in _unpacked(pieces, frame.codec, frame.window, what):
+        left -= len(piece)
+        if left < 0:
+            raise BoundExceeded(what=what, bound=frame.uncompressed)
+        state.update(piece)
+        yield piece
+    if left:
+        raise FormatError(f"{what}: {left} bytes less than declared")
+    if state.digest() != frame.digest:
+        actual = state.hexdigest()
+        raise ChecksumMismatch(what=what, expected=str(frame.digest), actual=actual)
+
+
+def decompress(data: bytes, frame: Frame) -> bytes:
+    """Decompress and prove a whole frame."""
+    return b"".join(decompressed((data,), frame))
+
+
+def _unpacked(pieces: Iterable[bytes], codec: Codec, window: int, what: str) -> Iterator[bytes]:
+    try:
+        if codec == Codec.STORED:
+            yield from pieces
+        elif codec == Codec.ZSTD:
+            yield from _unzstd(pieces, window, what)
+        else:
+            yield from _unxz(pieces, window, what)
+    except (zstandard.ZstdError, lzma.LZMAError, MemoryError) as error:
+        raise FormatError(f"{what}: cannot be decompressed: {error}") from None
+
+
+def _unzstd(pieces: Iterable[bytes], window: int, what: str) -> Iterator[bytes]:
+    decoder = zstandard.ZstdDecompressor(max_window_size=1 << window)
+    # stream_reader gives pieces of a bounded size, whatever the ratio.
+    source = cast(IO[bytes], _Pieces(pieces))
+    with decoder.stream_reader(source, read_size=1 << 16) as reader:
+        while piece := reader.read(1 << 18):
+            yield piece
+
+
+def _unxz(pieces: Iterable[bytes], window: int, what: str) -> Iterator[bytes]:
+    # liblzma counts its own tables too: 64 KiB are ample for one LZMA2 decoder.
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=(1 << window) + (1 << 16))
+    for piece in pieces:
+        data = piece
+        while not decoder.eof:
+            out = decoder.decompress(data, max_length=1 << 18)
+            data = b""
+            yield out
+            if decoder.needs_input:
+                break
+    if not decoder.eof or decoder.unused_data:
+        raise FormatError(f"{what}: not exactly one xz stream")
+
+
+class _Pieces:
+    """An iterable of bytes as a readable stream."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+
+    def read(self, length: int = -1) -> bytes:
+        if not self._rest:
+            self._rest = next(self._pieces, b"")
+        piece = self._rest if length < 0 else self._rest[:length]
+        self._rest = self._rest[len(piece) :]
+        return piece
+
+
+# Writing and opening
+
+
+class Writer:
+    """Writes a set: frames in the order of their kinds, then :meth:`finish`."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._kinds, self._codecs, self._windows = bytearray(), bytearray(), bytearray()
+        self._sizes, self._uncompressed = array("q"), array("q")
+        self._digests = bytearray()
+        stream.write(_START.pack(MAGIC, VERSION, 0))
+
+    def add(self, kind: Kind, data: bytes) -> int:
+        """Compress and write one frame; returns its number."""
+        return self.add_packed(kind, compress(data), len(data), ContentDigest.of(data))
+
+    def add_packed(
+        self, kind: Kind, packed: tuple[bytes, Codec, int], size: int, digest: ContentDigest
+    ) -> int:
+        """Write a frame that :func:`compress` made elsewhere; returns its number."""
+        data, codec, window = packed
+        self._stream.write(data)
+        self._kinds.append(kind)
+        self._codecs.append(codec)
+        self._windows.append(window)
+        self._sizes.append(len(data))
+        self._uncompressed.append(size)
+        self._digests += digest
+        return len(self._kinds) - 1
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next frame gets."""
+        return len(self._kinds)
+
+    def finish(self) -> IndexPlace:
+        """Write index and trailer; returns the index's place."""
+        index = Index(
+            bytes(self._kinds),
+            bytes(self._codecs),
+            bytes(self._windows),
+            self._sizes,
+            self._uncompressed,
+            bytes(self._digests),
+        )
+        data = index.dump()
+        packed = zstandard.ZstdCompressor(level=_LEVEL).compress(data)
+        place = IndexPlace(index.end, len(packed), len(data), ContentDigest.of(data))
+        self._stream.write(packed)
+        fields = (place.offset, place.size, place.uncompressed, place.digest)
+        self._stream.write(_TRAILER.pack(*fields, bytes(16), END_MAGIC))
+        return place
+
+
+class RangeReader(Protocol):
+    """Gives byte ranges of a .jigdo file, wherever it is."""
+
+    def read(self, first: int, length: int) -> bytes:
+        """Return exactly ``length`` bytes from offset ``first``, or raise."""
+        ...
+
+    def stream(self, first: int, length: int) -> Iterator[bytes]:
+        """Yield exactly ``length`` bytes from offset ``first``, in pieces, or raise."""
+        ...
+
+
+def parse_trailer(trailer: bytes, *, file_size: int) -> IndexPlace:
+    """Find the index from a file's last :data:`TRAILER_SIZE` bytes; raises FormatError."""
+    if len(trailer) != TRAILER_SIZE or trailer[-8:] != END_MAGIC:
+        raise FormatError(
+            "not a .jigdo file, or one that was cut: its trailer is missing",
+            hint="fetch or build it again",
+        )
+    offset, size, uncompressed, digest, reserved, _ = _TRAILER.unpack(trailer)
+    if any(reserved) or offset < _START.size or offset + size + TRAILER_SIZE != file_size:
+        raise FormatError("the .jigdo file's trailer does not fit its size")
+    return IndexPlace(offset, size, uncompressed, ContentDigest(digest))
+
+
+def check_start(start: bytes) -> None:
+    """Check a file's first 16 bytes; raises FormatError."""
+    if len(start) != _START.size or start[:8] != MAGIC:
+        raise FormatError("not a .jigdo file: it does not begin with JIGDOSET")
+    _, version, reserved = _START.unpack(start)
+    if version != VERSION or reserved:
+        raise FormatError(
+            f"a .jigdo file of version {version}; this program reads version {VERSION}",
+            hint="update jigdo-composer",
+        )
+
+
+def read_index(reader: RangeReader, place: IndexPlace) -> Index:
+    """Read and prove the index at ``place``; raises FormatError and its kin."""
+    if place.uncompressed > MAX_INDEX or place.size > MAX_INDEX:
+        raise FormatError(f"the index claims {place.uncompressed} bytes; too large")
+    packed = reader.read(place.offset, place.size)
+    pieces = _unpacked((packed,), Codec.ZSTD, MAX_WINDOW, "index")
+    data = bytearray()
+    for piece in pieces:
+        data += piece
+        if len(data) > place.uncompressed:
+            raise BoundExceeded(what="index", bound=place.uncompressed)
+    digest = ContentDigest.of(bytes(data))
+    if digest != place.digest:
+        raise ChecksumMismatch(what="index", expected=str(place.digest), actual=str(digest))
+    return Index.parse(bytes(data), index_offset=place.offset)

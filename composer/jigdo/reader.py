@@ -1,0 +1,196 @@
+"""Read a set's frames through byte ranges, neighbours in one request.
+
+Where the bytes come from is the :class:`RangeReader`'s matter: a file here, an
+RPM here, or a mirror.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from composer.checksum import ContentDigest, ObjectChecksum
+from composer.errors import ChecksumMismatch, FormatError
+from composer.jigdo.container import (
+    TRAILER_SIZE,
+    Frame,
+    IndexPlace,
+    Kind,
+    RangeReader,
+    check_start,
+    decompress,
+    parse_trailer,
+    read_index,
+)
+from composer.jigdo.encoding import Cursor
+from composer.jigdo.manifest import (
+    Contents,
+    Head,
+    Map,
+    parse_contents,
+    parse_head,
+    parse_headers,
+    parse_map,
+)
+from composer.ostree.objects import Commit, Header, parse_commit
+
+# Asking for a frame on its own costs more than this many bytes that nobody needs.
+_GAP = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class CommitFrame:
+    """The commit object's bytes and its detached metadata's (empty when it has none)."""
+
+    data: bytes
+    detached: bytes
+    commit: Commit
+
+
+class JigdoSet:
+    """An opened set: its index and head are read and proven."""
+
+    def __init__(self, reader: RangeReader, place: IndexPlace) -> None:
+        self._reader = reader
+        self.place = place
+        self.index = read_index(reader, place)
+        self.head: Head = parse_head(self._one(Kind.HEAD))
+        self._check_map_numbers()
+
+    def _one(self, kind: Kind) -> bytes:
+        return next(data for _, data in self.frames([self.index.one(kind)]))
+
+    def _check_map_numbers(self) -> None:
+        numbers = sorted(package.map for package in self.head.packages)
+        if numbers != list(self.index.numbers(Kind.MAP)):
+            raise FormatError("head: its packages and the index's map frames differ")
+
+    def frames(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bytes]]:
+        """Yield frames with their proven, uncompressed bytes, in the order of the file.
+
+        Reads near neighbours with one request and holds one frame at a time.
+        """
+        for run in _runs(frames):
+            start = run[0].offset
+            pieces = self._reader.stream(start, run[-1].end - start)
+            buffer, at = bytearray(), start
+            for frame in run:
+                while at + len(buffer) < frame.end:
+                    buffer += next(pieces)
+                packed = bytes(buffer[frame.offset - at : frame.end - at])
+                del buffer[: frame.end - at]
+                at = frame.end
+                yield frame, decompress(packed, frame)
+            for rest in pieces:
+                raise FormatError(f"{len(rest)} bytes more than were asked for")
+
+    def read_start(self) -> tuple[CommitFrame, list[bytes], tuple[Header, ...], bytes]:
+        """Read the frames that every client needs.
+
+        Returns the commit, the dirmeta objects, the headers and the contents table's
+        bytes (to be parsed once the number of objects is known).
+        """
+        kinds = (Kind.COMMIT, Kind.DIRMETA, Kind.HEADERS, Kind.CONTENTS)
+        read = {f.kind: data for f, data in self.frames(self.index.one(k) for k in kinds)}
+        commit = self._parse_commit(read[Kind.COMMIT])
+        dirmetas = _parse_dirmetas(read[Kind.DIRMETA])
+        return commit, dirmetas, parse_headers(read[Kind.HEADERS]), read[Kind.CONTENTS]
+
+    def read_commit(self) -> CommitFrame:
+        """Read only the commit."""
+        return self._parse_commit(self._one(Kind.COMMIT))
+
+    def _parse_commit(self, data: bytes) -> CommitFrame:
+        cursor = Cursor(data, "commit frame")
+        commit, detached = cursor.prefixed(), cursor.prefixed()
+        cursor.end()
+        actual = ContentDigest.of(commit)
+        if actual != bytes(self.head.commit):
+            expected = str(self.head.commit)
+            raise ChecksumMismatch(what="commit object", expected=expected, actual=str(actual))
+        return CommitFrame(commit, detached, parse_commit(commit))
+
+    def dirtrees(self, frames: Iterable[Frame]) -> Iterator[tuple[ObjectChecksum, bytes]]:
+        """Yield the dirtree objects of tree frames, by their own checksum."""
+        for _, data in self.frames(frames):
+            cursor = Cursor(data, "tree frame")
+            while not cursor.at_end:
+                tree = cursor.prefixed()
+                # A metadata object's checksum is over its bytes alone.
+                yield ObjectChecksum(ContentDigest.of(tree)), tree
+
+    def maps(
+        self, numbers: Iterable[int], *, objects: int, headers: tuple[Header, ...]
+    ) -> dict[int, Map]:
+        """Read the maps of the packages with these numbers (positions in the head)."""
+        by_frame = {self.head.packages[number].map: number for number in numbers}
+        found = {}
+        for frame, data in self.frames(self.index[n] for n in sorted(by_frame)):
+            number = by_frame[frame.number]
+            mapping = parse_map(data, objects=objects, headers=headers)
+            ref = self.head.packages[number].ref
+            if mapping.pkgid != ref.pkgid:
+                raise FormatError(f"{ref.nevra}: its map is of another package")
+            found[number] = mapping
+        return found
+
+    def contents(self, data: bytes, *, objects: int, headers: tuple[Header, ...]) -> Contents:
+        """Parse the contents table that :meth:`read_start` gave."""
+        stream = sum(frame.uncompressed for frame in self.index.of(Kind.DATA))
+        return parse_contents(data, objects=objects, headers=headers, stream=stream)
+
+
+def _parse_dirmetas(data: bytes) -> list[bytes]:
+    cursor = Cursor(data, "dirmeta frame")
+    objects = [cursor.prefixed() for _ in range(cursor.count())]
+    cursor.end()
+    return objects
+
+
+def _runs(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+    run: list[Frame] = []
+    for frame in sorted(frames, key=lambda frame: frame.offset):
+        if run and frame.offset - run[-1].end > _GAP:
+            yield run
+            run = []
+        run.append(frame)
+    if run:
+        yield run
+
+
+class FileRanges:
+    """Byte ranges of a .jigdo file on this machine; ``start`` is where it begins in ``path``.
+
+    Reads an RPM's payload in place when ``start`` is the .jigdo file's offset in it.
+    """
+
+    def __init__(self, path: Path, *, start: int = 0) -> None:
+        self._path, self._start = path, start
+
+    def read(self, first: int, length: int) -> bytes:
+        """Return exactly ``length`` bytes; raises FormatError when the file is shorter."""
+        return b"".join(self.stream(first, length))
+
+    def stream(self, first: int, length: int) -> Iterator[bytes]:
+        """Yield exactly ``length`` bytes in pieces."""
+        with self._path.open("rb") as stream:
+            stream.seek(self._start + first)
+            while length:
+                piece = stream.read(min(length, 1 << 18))
+                if not piece:
+                    raise FormatError(f"{self._path}: shorter than its index says; it was cut")
+                length -= len(piece)
+                yield piece
+
+
+def open_file(path: Path, *, start: int = 0, length: int | None = None) -> JigdoSet:
+    """Open a .jigdo file, or one inside an RPM by its place; raises FormatError."""
+    size = length if length is not None else os.stat(path).st_size - start
+    ranges = FileRanges(path, start=start)
+    if size < TRAILER_SIZE + 16:
+        raise FormatError(f"{path}: too short for a .jigdo file")
+    check_start(ranges.read(0, 16))
+    trailer = ranges.read(size - TRAILER_SIZE, TRAILER_SIZE)
+    return JigdoSet(ranges, parse_trailer(trailer, file_size=size))

@@ -1,0 +1,182 @@
+"""Bytes from mirrors for those who ask: small documents, ranges, streams.
+
+What arrives is bounded, not trusted: every caller checks it against a digest,
+best through ``check``, so that a mirror that sent wrong bytes is named and the
+next one is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from composer.net.body import Span
+from composer.net.connections import Connections, Job, Limits
+from composer.net.location import Mirrors
+from composer.net.traffic import Traffic
+
+Check = Callable[[bytes], object]
+
+
+class Fetcher:
+    """Fetches by location below ``mirrors``; for one thread.  Close it, or use ``with``.
+
+    ``kind`` labels what is moved in ``traffic``.  Every method raises NotFound,
+    VerificationFailed (ChecksumMismatch, BoundExceeded) or FetchFailed, naming
+    each mirror with its reason, when no mirror delivers.
+    """
+
+    def __init__(
+        self,
+        mirrors: Mirrors,
+        *,
+        kind: str = "set",
+        traffic: Traffic | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.mirrors, self.kind = mirrors, kind
+        self._connections = Connections(limits=limits, traffic=traffic)
+        self.traffic = self._connections.traffic
+
+    def __enter__(self) -> Fetcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connections.close()
+
+    def fetch_range(
+        self,
+        location: str,
+        *,
+        first: int,
+        length: int,
+        kind: str | None = None,
+        check: Check | None = None,
+    ) -> bytes:
+        """Return the ``length`` bytes from ``first`` on of the file at ``location``.
+
+        ``check`` gets them and raises VerificationFailed when they are wrong.
+        """
+        return next(self.fetch_ranges(location, [(first, length)], kind=kind, checks=[check]))
+
+    def fetch_ranges(
+        self,
+        location: str,
+        ranges: Sequence[tuple[int, int]],
+        *,
+        kind: str | None = None,
+        checks: Sequence[Check | None] = (),
+    ) -> Iterator[bytes]:
+        """Yield each ``(first, length)`` of the file at ``location``, in the order given.
+
+        A few travel at once; at most a few wait in memory for their turn.
+        """
+        sinks = [_Memory(check) for check in checks or [None] * len(ranges)]
+        jobs = [
+            self._job(location, Span(first, length), sink, kind)
+            for (first, length), sink in zip(ranges, sinks, strict=True)
+        ]
+        yield from self._in_order(jobs, sinks)
+
+    def fetch_to(
+        self,
+        location: str,
+        *,
+        first: int,
+        length: int,
+        write: Callable[[bytes | memoryview], object],
+        kind: str | None = None,
+    ) -> None:
+        """Hand the ``length`` bytes from ``first`` on to ``write``, piece by piece.
+
+        When a connection breaks, the next mirror continues where it stood.
+        """
+        if length:
+            self._one(self._job(location, Span(first, length), _Stream(write), kind))
+
+    def fetch_small(
+        self, location: str, *, limit: int, kind: str | None = None, check: Check | None = None
+    ) -> bytes:
+        """Return the whole file at ``location``, which has at most ``limit`` bytes."""
+        sink = _Memory(check)
+        self._one(self._job(location, Span(0, limit, exact=False), sink, kind))
+        return sink.take()
+
+    def _job(self, location: str, span: Span, sink: _Memory | _Stream, kind: str | None) -> Job:
+        return Job(location, location, self.mirrors, kind or self.kind, span, sink)
+
+    def _one(self, job: Job) -> None:
+        for ended in self._connections.run([job]):
+            if ended.error is not None:
+                raise ended.error
+
+    def _in_order(self, jobs: list[Job], sinks: list[_Memory]) -> Iterator[bytes]:
+        due, ahead = 0, 2 * self._connections.limits.parallel
+        place = {id(job): index for index, job in enumerate(jobs)}
+        ended: set[int] = set()
+        real = [job for job in jobs if job.span.length]
+        ended.update(index for index, job in enumerate(jobs) if not job.span.length)
+        running = self._connections.run(real, may_start=lambda job: place[id(job)] < due + ahead)
+        while due < len(jobs):
+            if due not in ended:
+                job = next(running)
+                if job.error is not None:
+                    running.close()
+                    raise job.error
+                ended.add(place[id(job)])
+                continue
+            yield sinks[due].take()
+            due += 1
+
+
+class _Memory:
+    """A sink for what is small enough to be held."""
+
+    def __init__(self, check: Check | None) -> None:
+        self._check = check
+        self._pieces: list[bytes] = []
+
+    def start(self) -> int:
+        return 0
+
+    def write(self, piece: bytes | memoryview) -> None:
+        self._pieces.append(bytes(piece))
+
+    def finish(self, source: str) -> None:
+        if self._check is not None:
+            self._pieces = [b"".join(self._pieces)]
+            self._check(self._pieces[0])
+
+    def restart(self) -> bool:
+        self._pieces.clear()
+        return True
+
+    def close(self) -> None:
+        return
+
+    def take(self) -> bytes:
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        return data
+
+
+class _Stream:
+    """A sink that passes on, and cannot take back."""
+
+    def __init__(self, write: Callable[[bytes | memoryview], object]) -> None:
+        self.write = write
+
+    def start(self) -> int:
+        return 0
+
+    def finish(self, source: str) -> None:
+        return
+
+    def restart(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        return

@@ -1,0 +1,261 @@
+"""RPMs from mirrors, each handed over as soon as it has arrived and its digest is right.
+
+A thread of its own moves the bytes while the caller works on what has arrived.
+Rules kept here: a file under its final name is complete and verified; what is
+not lies beside it as ``NAME.part`` and is continued by the next run; each byte
+is hashed once, as it passes; no RPM is held in memory; no more than ``window``
+bytes lie between mirror and caller.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from composer.checksum import ContentDigest
+from composer.errors import ChecksumMismatch, ComposerError, NotFound
+from composer.net.body import Span
+from composer.net.connections import Connections, Job, Limits
+from composer.net.location import Mirrors
+from composer.net.traffic import Traffic
+from composer.progress import Report, Step, silent
+from composer.rpm.package import PackageRef
+from composer.system.files import explained
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+WINDOW = 64 << 20
+_CHUNK = 1 << 20
+_REPORT_SECONDS = 0.5
+
+_Ended: TypeAlias = "queue.SimpleQueue[Job | BaseException | None]"
+Relocate = Callable[[Sequence[PackageRef]], Mapping[ContentDigest, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An RPM to fetch: which one, under what name to keep it, who may have it."""
+
+    ref: PackageRef
+    destination: Path
+    mirrors: Mirrors
+
+
+def fetch_packages(
+    wanted: Sequence[Wanted],
+    *,
+    traffic: Traffic | None = None,
+    limits: Limits | None = None,
+    relocate: Relocate | None = None,
+    report: Report = silent,
+    window: int = WINDOW,
+    kind: str = "rpm",
+) -> Generator[Wanted, None, None]:
+    """Yield each of ``wanted`` when its RPM is complete and verified at its destination.
+
+    The order is that of arrival.  An item counts against ``window`` (bytes) until
+    the next one is asked for.  A verified file of an earlier run is yielded
+    without a request, a partial one is continued.  When RPMs are at their
+    ``location`` on no mirror, ``relocate`` gets them all, once, and returns new
+    locations by pkgid.  Raises ChecksumMismatch, NotFound, FetchFailed, NoSpace;
+    close the generator to stop early.
+    """
+    courier = _Courier(traffic=traffic, limits=limits, report=report, window=window, kind=kind)
+    try:
+        missing = yield from courier.deliver(wanted)
+        if missing and relocate is not None:
+            found = relocate([item.ref for item, _ in missing])
+            again = [_moved(item, found) for item, _ in missing if item.ref.pkgid in found]
+            lost = [pair for pair in missing if pair[0].ref.pkgid not in found]
+            missing = (yield from courier.deliver(again)) + lost
+        if missing:
+            raise missing[0][1]
+    finally:
+        courier.close()
+
+
+def _moved(item: Wanted, found: Mapping[ContentDigest, str]) -> Wanted:
+    return replace(item, ref=replace(item.ref, location=found[item.ref.pkgid]))
+
+
+class _Courier:
+    """Moves packages in a thread, and holds back when they are not taken."""
+
+    def __init__(
+        self,
+        *,
+        traffic: Traffic | None,
+        limits: Limits | None,
+        report: Report,
+        window: int,
+        kind: str,
+    ) -> None:
+        self._connections = Connections(limits=limits, traffic=traffic)
+        self._report, self._window, self._kind = report, window, kind
+        self._lock = threading.Lock()
+        self._held = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def close(self) -> None:
+        """Stop what is under way, keep what has arrived of it."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._connections.close()
+
+    def deliver(
+        self, wanted: Sequence[Wanted]
+    ) -> Generator[Wanted, None, list[tuple[Wanted, NotFound]]]:
+        """Yield what arrives; returns what no mirror has."""
+        sinks = [
+            _PackageFile(item) for item in {item.destination: item for item in wanted}.values()
+        ]
+        ended: _Ended = queue.SimpleQueue()
+        self._thread = threading.Thread(
+            target=self._move, args=([self._job(sink) for sink in sinks], ended), daemon=True
+        )
+        self._thread.start()
+        missing: list[tuple[Wanted, NotFound]] = []
+        for job in self._arriving(ended, sinks):
+            assert isinstance(job.sink, _PackageFile)
+            item = job.sink.item
+            if isinstance(job.error, NotFound):
+                missing.append((item, job.error))
+            elif job.error is not None:
+                raise job.error
+            else:
+                yield item
+            with self._lock:
+                self._held -= item.ref.size
+        return missing
+
+    def _job(self, sink: _PackageFile) -> Job:
+        item = sink.item
+        span = Span(0, item.ref.size, whole=True)
+        return Job(str(item.ref.nevra), item.ref.location, item.mirrors, self._kind, span, sink)
+
+    def _move(self, jobs: list[Job], ended: _Ended) -> None:
+        """The thread: everything it has to say goes through ``ended``."""
+        run = self._connections.run(jobs, may_start=self._may_start, stopped=self._stop.is_set)
+        try:
+            with closing(run):
+                for job in run:
+                    ended.put(job)
+            ended.put(None)
+        except BaseException as error:
+            ended.put(error)
+
+    def _may_start(self, job: Job) -> bool:
+        with self._lock:
+            if self._held and self._held + job.span.length > self._window:
+                return False
+            self._held += job.span.length
+            return True
+
+    def _arriving(self, ended: _Ended, sinks: list[_PackageFile]) -> Iterator[Job]:
+        total = sum(sink.item.ref.size for sink in sinks)
+        name = ""
+        while True:
+            done = sum(sink.size for sink in sinks)
+            self._report(Step("packages", done=done, total=total, unit="bytes", item=name))
+            try:
+                job = ended.get(timeout=_REPORT_SECONDS)
+            except queue.Empty:
+                continue
+            if job is None:
+                return
+            if isinstance(job, BaseException):
+                raise job
+            name = job.what
+            yield job
+
+
+class _PackageFile:
+    """A sink that makes one verified RPM: ``NAME.part``, renamed when its digest is right."""
+
+    def __init__(self, item: Wanted) -> None:
+        self.item = item
+        self.size = 0
+        self._part = item.destination.with_name(item.destination.name + ".part")
+        self._file = -1
+        self._digest: _Hash = hashlib.sha256()
+        self._kept = False
+
+    def start(self) -> int:
+        """Look for what an earlier run left: the whole, or a part; both are hashed."""
+        with suppress(FileNotFoundError):
+            if self._hash(self.item.destination) and self._right():
+                self._kept = True
+                return self.size
+            self.item.destination.unlink()
+        self._part.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._lock()
+        if not self._hash(self._part):
+            self.restart()
+        os.lseek(self._file, self.size, os.SEEK_SET)
+        return self.size
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ComposerError(
+                f"{self._part}: another process is fetching it",
+                hint="wait until it has ended, or use another directory",
+            ) from error
+
+    def _hash(self, path: Path) -> bool:
+        """Take the digest of what is there; False when it is longer than the RPM."""
+        self._digest, self.size = hashlib.sha256(), 0
+        with path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_size > self.item.ref.size:
+                return False
+            while piece := stream.read(_CHUNK):
+                self._digest.update(piece)
+                self.size += len(piece)
+        return True
+
+    def _right(self) -> bool:
+        return self._digest.digest() == self.item.ref.pkgid
+
+    def write(self, piece: bytes | memoryview) -> None:
+        self._digest.update(piece)
+        self.size += len(piece)
+        try:
+            while piece:
+                piece = piece[os.write(self._file, piece) :]
+        except OSError as error:
+            raise explained(error, self._part) from error
+
+    def finish(self, source: str) -> None:
+        if not self._right():
+            raise ChecksumMismatch(
+                what=str(self.item.ref.nevra),
+                expected=str(self.item.ref.pkgid),
+                actual=self._digest.hexdigest(),
+                source=source,
+            )
+        if not self._kept:
+            self._part.rename(self.item.destination)
+
+    def restart(self) -> bool:
+        os.ftruncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        self._digest, self.size = hashlib.sha256(), 0
+        return True
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1

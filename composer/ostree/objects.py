@@ -1,0 +1,204 @@
+"""OSTree's objects as values: headers, dirtrees, dirmetas, commits.
+
+Serialised objects are GVariants (libostree's ostree-core.h gives their types).
+A dirtree has one entry per file of a tree, so it is parsed here, straight from
+its bytes, instead of through a GVariant for each entry; the format is in the
+GVariant specification, "Serialisation Format".  Only normal form is accepted.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from composer.checksum import ObjectChecksum
+from composer.errors import FormatError
+
+if TYPE_CHECKING:
+    from gi.repository import GLib
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Header:
+    """What an OSTree content object's checksum covers beside the bytes.
+
+    ``mode`` is a whole st_mode (type and permissions); ``xattrs`` are sorted
+    pairs of name (without the terminating NUL) and value.  A symlink's target
+    is its content.
+    """
+
+    uid: int
+    gid: int
+    mode: int
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def is_symlink(self) -> bool:
+        """Tell whether this is a symlink's header."""
+        return stat.S_ISLNK(self.mode)
+
+    def variant(self) -> GLib.Variant:
+        """Return the extended attributes as libostree takes them, ``a(ayay)``."""
+        from gi.repository import GLib
+
+        pairs = [(name + b"\0", value) for name, value in self.xattrs]
+        return GLib.Variant("a(ayay)", pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFile:
+    """A file or symlink in a dirtree."""
+
+    name: str
+    checksum: ObjectChecksum
+
+
+@dataclass(frozen=True, slots=True)
+class TreeDirectory:
+    """A subdirectory in a dirtree: its own dirtree and its dirmeta."""
+
+    name: str
+    tree: ObjectChecksum
+    meta: ObjectChecksum
+
+
+@dataclass(frozen=True, slots=True)
+class DirTree:
+    """A directory's entries, each list sorted by name."""
+
+    files: tuple[TreeFile, ...]
+    directories: tuple[TreeDirectory, ...]
+
+
+def parse_dirtree(data: bytes) -> DirTree:
+    """Parse a serialised dirtree, ``(a(say)a(sayay))``; raises FormatError.
+
+    Names are checked: not empty, ".", "..", without "/", sorted, and unique.
+    """
+    try:
+        return _parse_dirtree(data)
+    except (ValueError, IndexError) as error:
+        raise FormatError(f"not a dirtree object: {error}") from None
+
+
+def _parse_dirtree(data: bytes) -> DirTree:
+    width = _offset_width(len(data))
+    end = len(data) - width
+    split = _offset(data, end, width)
+    if split > end:
+        raise ValueError("the file list ends past the object")
+    files, directories = [], []
+    for element in _elements(data[:split]):
+        name, checksums = _named(element, 1)
+        files.append(TreeFile(name, ObjectChecksum(checksums)))
+    for element in _elements(data[split:end]):
+        name, checksums = _named(element, 2)
+        tree, meta = ObjectChecksum(checksums[:32]), ObjectChecksum(checksums[32:])
+        directories.append(TreeDirectory(name, tree, meta))
+    _require_order([entry.name for entry in files])
+    _require_order([entry.name for entry in directories])
+    return DirTree(tuple(files), tuple(directories))
+
+
+def _offset_width(size: int) -> int:
+    if size <= 0xFF:
+        return 1
+    if size <= 0xFFFF:
+        return 2
+    return 4 if size <= 0xFFFFFFFF else 8
+
+
+def _offset(data: bytes, position: int, width: int) -> int:
+    if position < 0:
+        raise ValueError("too short for its framing offsets")
+    return int.from_bytes(data[position : position + width], "little")
+
+
+def _elements(array: bytes) -> Iterator[bytes]:
+    """Split a serialised array of variable-size elements of alignment 1."""
+    if not array:
+        return
+    width = _offset_width(len(array))
+    table = _offset(array, len(array) - width, width)
+    length = len(array) - table
+    if length <= 0 or length % width:
+        raise ValueError("an array's framing offsets do not fit")
+    start = 0
+    for position in range(table, len(array), width):
+        end = _offset(array, position, width)
+        if not start <= end <= table:
+            raise ValueError("an array's framing offsets are not in order")
+        yield array[start:end]
+        start = end
+
+
+def _named(element: bytes, checksums: int) -> tuple[str, bytes]:
+    """Split ``s`` followed by ``checksums`` times ``ay`` of 32 bytes each."""
+    width = _offset_width(len(element))
+    name_end = _offset(element, len(element) - width, width)
+    framing = checksums * width  # the last member needs no offset of its own
+    if name_end < 2 or len(element) != name_end + 32 * checksums + framing:
+        raise ValueError("an entry's framing offsets do not fit")
+    if checksums == 2 and _offset(element, len(element) - 2 * width, width) != name_end + 32:
+        raise ValueError("an entry's framing offsets do not fit")
+    raw = element[: name_end - 1]
+    if element[name_end - 1] or b"\0" in raw or b"/" in raw or raw in (b".", b".."):
+        raise ValueError(f"not a file name: {raw[:200]!r}")
+    return raw.decode("utf-8"), element[name_end : name_end + 32 * checksums]
+
+
+def _require_order(names: list[str]) -> None:
+    encoded = [name.encode() for name in names]
+    for earlier, later in pairwise(encoded):
+        if earlier >= later:
+            raise ValueError(f"entries are not in order: {later[:200]!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The parts of a commit object that this program reads.
+
+    ``timestamp`` is in seconds since 1970, UTC.  ``metadata`` values are as
+    GLib.Variant.unpack() gives them.
+    """
+
+    metadata: dict[str, object]
+    parent: ObjectChecksum | None
+    subject: str
+    timestamp: int
+    tree: ObjectChecksum
+    meta: ObjectChecksum
+
+    @property
+    def version(self) -> str:
+        """The ``version`` of the metadata, or "" without one."""
+        return str(self.metadata.get("version", ""))
+
+
+def parse_commit(data: bytes) -> Commit:
+    """Parse a serialised commit object, ``(a{sv}aya(say)sstayay)``; raises FormatError."""
+    from gi.repository import GLib
+
+    variant = GLib.Variant.new_from_bytes(
+        GLib.VariantType.new("(a{sv}aya(say)sstayay)"), GLib.Bytes.new(data), False
+    )
+    if not variant.is_normal_form():
+        raise FormatError("not a commit object: its serialisation is not in normal form")
+    parent = variant.get_child_value(1).get_data_as_bytes().get_data()
+    try:
+        return Commit(
+            metadata=variant.get_child_value(0).unpack(),
+            parent=ObjectChecksum(parent) if parent else None,
+            subject=variant.get_child_value(3).get_string(),
+            # libostree stores the timestamp in network byte order.
+            timestamp=int.from_bytes(
+                variant.get_child_value(5).get_uint64().to_bytes(8, "little"), "big"
+            ),
+            tree=ObjectChecksum(variant.get_child_value(6).get_data_as_bytes().get_data()),
+            meta=ObjectChecksum(variant.get_child_value(7).get_data_as_bytes().get_data()),
+        )
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"not a commit object: {error}") from None

@@ -1,0 +1,424 @@
+"""OSTree repositories, through libostree.
+
+Owns opening, reading, transactions and writing objects.  What goes in is
+checked by libostree against the checksum it is written under; what comes out
+are plain values and bytes.  Works for bare, bare-user, bare-user-only and
+archive repositories.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from composer.checksum import ObjectChecksum
+from composer.errors import ComposerError, NoSpace, NotFound, VerificationFailed
+from composer.ostree.objects import Commit, DirTree, Header, parse_commit, parse_dirtree
+
+if TYPE_CHECKING:
+    from gi.repository import GLib
+
+INLINE_LIMIT = 1 << 20
+"""Content of up to this many bytes is written in one call, larger is streamed."""
+
+MODES = ("bare", "bare-user", "bare-user-only", "archive")
+
+
+@lru_cache(maxsize=1)
+def _ostree() -> Any:
+    import gi
+
+    gi.require_version("OSTree", "1.0")
+    from gi.repository import OSTree
+
+    return OSTree
+
+
+class RepositoryError(ComposerError):
+    """libostree could not do what was asked of a repository."""
+
+
+@contextmanager
+def _errors(what: str) -> Iterator[None]:
+    """Turn a GLib.Error into one of ours; ``what`` names the repository or the object."""
+    from gi.repository import Gio, GLib
+
+    try:
+        yield
+    except GLib.Error as error:
+        full = error.matches(Gio.io_error_quark(), Gio.IOErrorEnum.NO_SPACE)
+        if full or "min-free-space" in error.message or "No space left" in error.message:
+            raise NoSpace(
+                f"{what}: no space left: {error.message}",
+                hint="free some space there and run the same command again",
+            ) from error
+        if "Corrupted" in error.message:
+            raise VerificationFailed(f"{what}: {error.message}") from error
+        raise RepositoryError(f"{what}: {error.message}") from error
+
+
+class Repository:
+    """One repository on disk.  Safe to write to from several threads in a transaction."""
+
+    def __init__(self, repo: Any, path: Path) -> None:
+        self._repo, self.path = repo, path
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the repository at ``path``; raises NotFound when there is none."""
+        from gi.repository import Gio
+
+        if not (path / "config").is_file():
+            raise NotFound(
+                f"{path}: not an OSTree repository",
+                hint=f"make one: ostree --repo={path} init --mode=bare-user",
+            )
+        repo = _ostree().Repo.new(Gio.File.new_for_path(str(path)))
+        with _errors(str(path)):
+            repo.open(None)
+        return cls(repo, path)
+
+    @classmethod
+    def create(cls, path: Path, *, mode: str) -> Self:
+        """Create (or open) a repository at ``path`` in one of :data:`MODES`."""
+        from gi.repository import Gio
+
+        path.mkdir(parents=True, exist_ok=True)
+        repo = _ostree().Repo.new(Gio.File.new_for_path(str(path)))
+        with _errors(str(path)):
+            repo.create(getattr(_ostree().RepoMode, mode.replace("-", "_").upper()), None)
+        return cls(repo, path)
+
+    @property
+    def mode(self) -> str:
+        """One of :data:`MODES`."""
+        ostree = _ostree()
+        names = {getattr(ostree.RepoMode, m.replace("-", "_").upper()): m for m in MODES}
+        return names[self._repo.get_mode()]
+
+    def disable_fsync(self) -> None:
+        """Write without flushing to disk, as ``ostree --disable-fsync`` does."""
+        self._repo.set_disable_fsync(True)
+
+    # Reading
+
+    def resolve(self, revision: str) -> ObjectChecksum | None:
+        """Return the commit that a ref or a checksum names, or None."""
+        with _errors(f"{self.path}: {revision}"):
+            found, checksum = self._repo.resolve_rev(revision, True)
+        return ObjectChecksum.parse(checksum) if found and checksum else None
+
+    def require(self, revision: str) -> ObjectChecksum:
+        """Return the commit that ``revision`` names; raises NotFound."""
+        checksum = self.resolve(revision)
+        if checksum is None:
+            raise NotFound(
+                f"{self.path}: no ref or commit {revision}",
+                hint=f"see what is there: ostree --repo={self.path} refs",
+            )
+        return checksum
+
+    def refs(self) -> dict[str, ObjectChecksum]:
+        """Map every local ref to its commit."""
+        with _errors(str(self.path)):
+            _, refs = self._repo.list_refs(None, None)
+        return {name: ObjectChecksum.parse(refs[name]) for name in sorted(refs)}
+
+    def commit(self, checksum: ObjectChecksum) -> Commit:
+        """Load and parse a commit object."""
+        return parse_commit(self.metadata("commit", checksum))
+
+    def dirtree(self, checksum: ObjectChecksum) -> DirTree:
+        """Load and parse a dirtree object."""
+        return parse_dirtree(self.metadata("dirtree", checksum))
+
+    def metadata(self, kind: str, checksum: ObjectChecksum) -> bytes:
+        """Load the bytes of a metadata object; ``kind`` is commit, dirtree or dirmeta."""
+        with _errors(f"{self.path}: {kind} {checksum}"):
+            _, variant = self._repo.load_variant(_kind(kind), str(checksum))
+        data = variant.get_data_as_bytes().get_data()
+        assert isinstance(data, bytes)
+        return data
+
+    def detached_metadata(self, commit: ObjectChecksum) -> GLib.Variant | None:
+        """Load a commit's detached metadata (its signatures), ``a{sv}``, or None."""
+        with _errors(f"{self.path}: commit {commit}"):
+            _, variant = self._repo.read_commit_detached_metadata(str(commit), None)
+        return variant
+
+    def has(self, kind: str, checksum: ObjectChecksum) -> bool:
+        """Tell whether a metadata object is here, also in the open transaction."""
+        with _errors(f"{self.path}: {kind} {checksum}"):
+            _, present = self._repo.has_object(_kind(kind), str(checksum), None)
+        return bool(present)
+
+    def is_partial(self, commit: ObjectChecksum) -> bool:
+        """Tell whether libostree marks ``commit`` as not completely fetched."""
+        return (self.path / "state" / f"{commit}.commitpartial").exists()
+
+    def content(self, checksum: ObjectChecksum) -> tuple[Header, int, Iterator[bytes]]:
+        """Load a content object as its header, size and bytes in pieces."""
+        from gi.repository import Gio
+
+        with _errors(f"{self.path}: object {checksum}"):
+            _, stream, info, xattrs = self._repo.load_file(str(checksum), None)
+        pairs = tuple((bytes(n).rstrip(b"\0"), bytes(v)) for n, v in xattrs.unpack())
+        header = Header(
+            info.get_attribute_uint32("unix::uid"),
+            info.get_attribute_uint32("unix::gid"),
+            info.get_attribute_uint32("unix::mode"),
+            pairs,
+        )
+        if info.get_file_type() == Gio.FileType.SYMBOLIC_LINK:
+            target = info.get_symlink_target().encode()
+            return header, len(target), iter((target,))
+        return header, info.get_size(), _pieces(stream)
+
+    def missing_content(self, checksums: Iterable[ObjectChecksum]) -> set[ObjectChecksum]:
+        """Return those of ``checksums`` whose content object has not landed here.
+
+        One directory listing per two-digit prefix instead of a call per object.
+        Objects of an open transaction have not landed: see :meth:`land_staged`.
+        """
+        by_prefix: dict[int, list[ObjectChecksum]] = {}
+        for checksum in checksums:
+            by_prefix.setdefault(checksum[0], []).append(checksum)
+        suffix = ".filez" if self.mode == "archive" else ".file"
+        missing: set[ObjectChecksum] = set()
+        for prefix, wanted in by_prefix.items():
+            try:
+                names = set(os.listdir(self.path / "objects" / f"{prefix:02x}"))
+            except FileNotFoundError:
+                names = set()
+            missing.update(c for c in wanted if c.hex()[2:] + suffix not in names)
+        return missing
+
+    # Writing
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Stage what the block writes and land it at the end.
+
+        When the block raises, refs set in it are forgotten, and objects stay staged.
+        """
+        with _errors(str(self.path)):
+            self._repo.prepare_transaction(None)
+        try:
+            yield
+            with _errors(str(self.path)):
+                self._repo.commit_transaction(None)
+        except BaseException:
+            # libostree keeps the objects for the next run (until reboot): each is
+            # proven, so none of them has to be fetched again.
+            with _errors(str(self.path)):
+                self._repo.abort_transaction(None)
+            raise
+
+    def land_staged(self) -> None:
+        """Land the objects that an interrupted transaction left, however it ended."""
+        with self.transaction():
+            pass
+
+    def write_metadata(self, kind: str, checksum: ObjectChecksum, data: bytes) -> None:
+        """Write a metadata object; raises VerificationFailed if ``checksum`` is not its own."""
+        from gi.repository import GLib
+
+        type_of = {
+            "commit": "(a{sv}aya(say)sstayay)",
+            "dirtree": "(a(say)a(sayay))",
+            "dirmeta": "(uuua(ayay))",
+        }
+        variant = GLib.Variant.new_from_bytes(
+            GLib.VariantType.new(type_of[kind]), GLib.Bytes.new(data), False
+        )
+        with _errors(f"{kind} {checksum}"):
+            self._repo.write_metadata(_kind(kind), str(checksum), variant, None)
+
+    def write_dirtree(
+        self,
+        files: Mapping[str, ObjectChecksum],
+        directories: Mapping[str, tuple[ObjectChecksum, ObjectChecksum]],
+    ) -> ObjectChecksum:
+        """Write a directory's entries; ``directories`` have (dirtree, dirmeta)."""
+        from gi.repository import GLib
+
+        by_name = lambda item: item[0].encode()  # noqa: E731 - OSTree sorts by bytes
+        value = (
+            [(name, checksum) for name, checksum in sorted(files.items(), key=by_name)],
+            [(name, *pair) for name, pair in sorted(directories.items(), key=by_name)],
+        )
+        return self._write_variant("dirtree", GLib.Variant("(a(say)a(sayay))", value))
+
+    def write_dirmeta(self, header: Header) -> ObjectChecksum:
+        """Write a directory's owner, mode and extended attributes."""
+        from gi.repository import GLib
+
+        # libostree stores the numbers in network byte order.
+        numbers = (_swapped(n) for n in (header.uid, header.gid, header.mode))
+        pairs = [(name + b"\0", value) for name, value in header.xattrs]
+        return self._write_variant("dirmeta", GLib.Variant("(uuua(ayay))", (*numbers, pairs)))
+
+    def _write_variant(self, kind: str, variant: GLib.Variant) -> ObjectChecksum:
+        with _errors(f"{self.path}: {kind}"):
+            _, raw = self._repo.write_metadata(_kind(kind), None, variant, None)
+        return ObjectChecksum(bytes(raw))
+
+    def write_commit(
+        self,
+        tree: ObjectChecksum,
+        meta: ObjectChecksum,
+        *,
+        subject: str,
+        metadata: Mapping[str, str],
+        timestamp: int,
+    ) -> ObjectChecksum:
+        """Write a commit object without a parent."""
+        from gi.repository import GLib
+
+        variants = {key: GLib.Variant("s", value) for key, value in sorted(metadata.items())}
+        with _errors(f"{self.path}: commit"):
+            mtree = _ostree().MutableTree.new_from_checksum(self._repo, str(tree), str(meta))
+            _, root = self._repo.write_mtree(mtree, None)
+            _, checksum = self._repo.write_commit_with_time(
+                None, subject, None, GLib.Variant("a{sv}", variants), root, timestamp, None
+            )
+        return ObjectChecksum.parse(checksum)
+
+    def write_detached_metadata(self, commit: ObjectChecksum, metadata: bytes) -> None:
+        """Write a commit's detached metadata, a serialised ``a{sv}``."""
+        from gi.repository import GLib
+
+        kind, data = GLib.VariantType.new("a{sv}"), GLib.Bytes.new(metadata)
+        variant = GLib.Variant.new_from_bytes(kind, data, False)
+        with _errors(f"commit {commit}"):
+            self._repo.write_commit_detached_metadata(str(commit), variant, None)
+
+    def set_ref(self, ref: str, commit: ObjectChecksum | None) -> None:
+        """Set (or with None remove) a local ref when the open transaction lands."""
+        self._repo.transaction_set_ref(None, ref, str(commit) if commit else None)
+
+    def writer(self, header: Header) -> ContentWriter:
+        """Return what writes content objects with ``header``."""
+        return ContentWriter(self._repo, self.path, self.mode, header)
+
+    def check_signatures(self, data: bytes, signatures: bytes, keyring: Path) -> list[Any]:
+        """Check GPG ``signatures`` over ``data``; one tuple of attributes for each.
+
+        Attributes are those of OSTree.GpgVerifyResult.get_all().
+        """
+        from gi.repository import Gio, GLib
+
+        key_file = Gio.File.new_for_path(str(keyring))
+        with _errors(f"{keyring}"):
+            result = self._repo.gpg_verify_data(
+                None, GLib.Bytes.new(data), GLib.Bytes.new(signatures), None, key_file, None
+            )
+        return [result.get_all(index).unpack() for index in range(result.count_all())]
+
+    def fsck_commit(self, commit: ObjectChecksum) -> None:
+        """Re-hash every object that ``commit`` reaches; raises VerificationFailed."""
+        with _errors(f"commit {commit}"):
+            _, reachable = self._repo.traverse_commit(str(commit), 0, None)
+            for key in reachable:
+                checksum, kind = _ostree().object_name_deserialize(key)
+                self._repo.fsck_object(kind, checksum, None)
+
+
+class ContentWriter:
+    """Writes content objects that share one header; see :meth:`Repository.writer`."""
+
+    __slots__ = ("_header", "_mode", "_path", "_repo", "_xattrs")
+
+    def __init__(self, repo: Any, path: Path, mode: str, header: Header) -> None:
+        self._repo, self._path, self._mode, self._header = repo, path, mode, header
+        self._xattrs = header.variant()
+
+    @property
+    def is_symlink(self) -> bool:
+        """Tell whether it writes symlinks."""
+        return self._header.is_symlink
+
+    def write(self, data: bytes, expected: ObjectChecksum | None) -> ObjectChecksum:
+        """Write one object from bytes; a symlink's bytes are its target.
+
+        Raises VerificationFailed when the object's checksum is not ``expected``.
+        """
+        h, want = self._header, str(expected) if expected else None
+        with _errors(f"object {expected or 'of unknown checksum'}"):
+            if h.is_symlink:
+                target = data.decode()
+                written = self._repo.write_symlink(want, h.uid, h.gid, self._xattrs, target, None)
+            else:
+                written = self._repo.write_regfile_inline(
+                    want, h.uid, h.gid, h.mode, self._xattrs, data, None
+                )
+        return ObjectChecksum.parse(written)
+
+    def write_stream(
+        self, size: int, pieces: Iterable[bytes], expected: ObjectChecksum | None
+    ) -> ObjectChecksum:
+        """Write one large object from ``pieces`` of ``size`` bytes in all, without holding it."""
+        if self._mode == "archive":
+            return self._write_spooled(size, pieces, expected)
+        h, want = self._header, str(expected) if expected else None
+        with _errors(f"object {expected or 'of unknown checksum'}"):
+            stream = self._repo.write_regfile(want, h.uid, h.gid, h.mode, size, self._xattrs)
+            for piece in pieces:
+                stream.write_all(piece, None)
+            written = stream.finish(None)
+        return ObjectChecksum.parse(written)
+
+    def _write_spooled(
+        self, size: int, pieces: Iterable[bytes], expected: ObjectChecksum | None
+    ) -> ObjectChecksum:
+        """As write_stream; libostree 2022.7 has no write_regfile for archive repositories."""
+        from gi.repository import Gio
+
+        h, want = self._header, str(expected) if expected else None
+        info = Gio.FileInfo()
+        info.set_file_type(Gio.FileType.REGULAR)
+        info.set_attribute_uint32("unix::uid", h.uid)
+        info.set_attribute_uint32("unix::gid", h.gid)
+        info.set_attribute_uint32("unix::mode", h.mode)
+        info.set_size(size)
+        with (
+            tempfile.TemporaryFile(dir=self._path / "tmp") as spool,
+            _errors(f"object {expected or 'of unknown checksum'}"),
+        ):
+            for piece in pieces:
+                spool.write(piece)
+            spool.flush()
+            spool.seek(0)
+            source = Gio.UnixInputStream.new(spool.fileno(), False)
+            _, stream, length = _ostree().raw_file_to_content_stream(
+                source, info, self._xattrs, None
+            )
+            _, raw = self._repo.write_content(want, stream, length, None)
+        return ObjectChecksum(bytes(raw))
+
+
+def _kind(kind: str) -> Any:
+    types = _ostree().ObjectType
+    return {
+        "file": types.FILE,
+        "dirtree": types.DIR_TREE,
+        "dirmeta": types.DIR_META,
+        "commit": types.COMMIT,
+    }[kind]
+
+
+def _swapped(number: int) -> int:
+    return int.from_bytes(number.to_bytes(4, "little"), "big")
+
+
+def _pieces(stream: Any) -> Iterator[bytes]:
+    try:
+        while piece := stream.read_bytes(1 << 20, None).get_data():
+            yield piece
+    finally:
+        stream.close(None)

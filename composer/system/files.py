@@ -1,0 +1,96 @@
+"""Files that appear whole or not at all, and the only place that says how.
+
+Rule kept here: write beside the destination, flush to disk, rename.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from composer.errors import NoSpace
+
+
+@contextmanager
+def writing(destination: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[BinaryIO]:
+    """Open a file that becomes ``destination`` only when the block ends well.
+
+    Raises NoSpace when the file system is full; the destination is then as it was.
+    """
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{destination.name}.", dir=destination.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            if durable:
+                os.fsync(stream.fileno())
+        os.replace(name, destination)
+    except OSError as error:
+        _discard(name)
+        raise explained(error, destination) from error
+    except BaseException:
+        _discard(name)
+        raise
+    if durable:
+        sync_directory(destination.parent)
+
+
+def write_bytes(destination: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
+    """Write ``data`` to ``destination`` atomically."""
+    with writing(destination, mode=mode, durable=durable) as stream:
+        stream.write(data)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames within ``directory`` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def explained(error: OSError, path: Path) -> Exception:
+    """Return NoSpace for a full disk or quota, else the error itself."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(
+            f"{path}: no space left on its file system",
+            hint="free some space there and run the same command again",
+        )
+    return error
+
+
+def remove_tree(root: Path) -> None:
+    """Remove ``root`` and all below it, also where directories lack write permission.
+
+    Never follows a symlink and never leaves ``root``.  Missing is fine.
+    """
+    import shutil
+
+    def make_writable(function: object, path: str, error: object) -> None:
+        parent = os.path.dirname(path)
+        os.chmod(parent, stat.S_IRWXU)
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.chmod(path, stat.S_IRWXU)
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.unlink(path)
+
+    if root.is_symlink() or not root.exists():
+        return
+    shutil.rmtree(root, onerror=make_writable)
+
+
+def _discard(name: str) -> None:
+    try:
+        os.unlink(name)
+    except FileNotFoundError:
+        return

@@ -1,0 +1,1 @@
+"""The fixture operating system: what it must hold for the other tests to mean anything."""
