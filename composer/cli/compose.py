@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from composer.cli.console import Console, json_option
+from composer.cli.config import cachedir_option
+from composer.cli.console import Console, human_bytes, json_option
 from composer.errors import UsageError
 
 if TYPE_CHECKING:
-    from composer.compose.pipeline import ComposeResult
-
-
-def default_cachedir() -> Path:
-    """Where downloads are kept unless --cachedir says otherwise: XDG's place."""
-    import os
-
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "jigdo-composer"
+    from composer.compose.pipeline import ComposeRequest, ComposeResult
+    from composer.mirror.making import MadeSet
+    from composer.progress import Report
 
 
 def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -44,11 +39,7 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
     type=click.Path(path_type=Path),
     help="Also build the jigdo set, into this rpm-md repository.",
 )
-@click.option(
-    "--cachedir",
-    type=click.Path(path_type=Path),
-    help="Downloads and work [~/.cache/jigdo-composer].",
-)
+@cachedir_option
 @click.option(
     "--repository",
     "repositories",
@@ -78,7 +69,7 @@ def compose(
     treefile: Path,
     repo: Path,
     rpm_repo: Path | None,
-    cachedir: Path | None,
+    cachedir: Path,
     repositories: tuple[str, ...],
     basearch: str,
     dry_run: bool,
@@ -95,7 +86,7 @@ def compose(
     request = pipeline.ComposeRequest(
         treefile=treefile,
         repo=repo,
-        cachedir=cachedir or default_cachedir(),
+        cachedir=cachedir,
         basearch=basearch,
         repositories=parse_repositories(repositories),
         dry_run=dry_run,
@@ -105,12 +96,43 @@ def compose(
     )
     with console.progress(as_json=as_json) as report:
         result = pipeline.compose(request, report)
-    show(console, result, as_json=as_json)
+        made = _publish(result, request, rpm_repo, gpg_homedir, report) if rpm_repo else None
+    show(console, result, made, as_json=as_json)
 
 
-def show(console: Console, result: ComposeResult, *, as_json: bool) -> None:
+def _publish(
+    result: ComposeResult,
+    request: ComposeRequest,
+    rpm_repo: Path,
+    gpg_homedir: Path | None,
+    report: Report,
+) -> MadeSet | None:
+    from composer.jigdo.build import LocalPackage
+    from composer.mirror.making import SetRequest, make_set
+    from composer.ostree.repo import Repository
+
+    if not result.commit:  # a dry run
+        return None
+    wanted = SetRequest(
+        ref=result.ref,
+        output=rpm_repo,
+        cachedir=request.cachedir,
+        gpg_key=request.signing.key if request.signing else "",
+        gpg_homedir=gpg_homedir,
+    )
+    packages = [LocalPackage(package.ref, package.path) for package in result.packages]
+    return make_set(Repository.open(request.repo), packages, wanted, report)
+
+
+def show(
+    console: Console, result: ComposeResult, made: MadeSet | None, *, as_json: bool
+) -> None:
     """Print the outcome; after a dry run, the packages and what changes."""
     packages = [str(package.nevra) for package in result.solution.packages]
+    for ident in result.solution.unchecked:
+        console.warn(
+            f"repository {ident} asks for gpgcheck: checksums were checked, signatures not"
+        )
     if as_json:
         console.json(
             {
@@ -119,6 +141,7 @@ def show(console: Console, result: ComposeResult, *, as_json: bool) -> None:
                 "version": result.version or None,
                 "parent": result.parent or None,
                 "packages": packages,
+                "set": made.summary() if made else None,
             }
         )
         return
@@ -130,6 +153,8 @@ def show(console: Console, result: ComposeResult, *, as_json: bool) -> None:
     console.result(f"{result.ref} {result.version}".rstrip())
     console.result(f"commit {result.commit}")
     console.result(f"packages {len(packages)}")
+    if made:
+        console.result(f"set {made.rpm}, {human_bytes(made.entry.length)}")
 
 
 def _show_dry_run(console: Console, result: ComposeResult, packages: list[str]) -> None:

@@ -53,20 +53,21 @@ def build(
     The directory gets NAME.jigdo's RPM, rpm-md that lists it beside what is already
     there, and the pointer that clients look for.
     """
-    from composer.mirror.making import SetRequest, make_set
+    from composer.mirror.making import SetRequest, find_packages, make_set, select_packages
     from composer.ostree.repo import Repository
 
+    repo = Repository.open(repository)
+    packages = select_packages(repo, repo.require(ref), find_packages(places))
     request = SetRequest(
         ref=ref,
         output=output,
-        places=tuple(places),
         name=name,
         gpg_key=gpg_sign,
         gpg_homedir=gpg_homedir,
         cachedir=cachedir,
     )
     with console.progress(as_json=as_json) as report:
-        made = make_set(Repository.open(repository), request, report)
+        made = make_set(repo, packages, request, report)
     if as_json:
         console.json(made.summary())
     else:

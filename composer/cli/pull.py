@@ -56,6 +56,7 @@ def pull(
                 "updated": done.updated,
                 "packages": done.packages,
                 "moved": moved,
+                "new_content_bytes": done.new_content_bytes,
                 "object_bytes": done.object_bytes,
             }
         )

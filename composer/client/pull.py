@@ -16,11 +16,11 @@ from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.remote import Remote
-from composer.errors import FormatError, NotFound
+from composer.errors import FormatError
+from composer.jigdo.container import Kind
 from composer.jigdo.plan import Plan
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import CommitFrame, JigdoSet
-from composer.jigdo.container import Kind
 from composer.jigdo.reassemble import (
     Arriving,
     CheckCommit,
@@ -34,6 +34,7 @@ from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
 from composer.net.packages import WINDOW, fetch_packages
 from composer.net.packages import Wanted as WantedPackage
+from composer.net.repository import find_entry, locate_packages
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.ostree.signature import require_signature
@@ -64,6 +65,7 @@ class PullResult:
     packages: int
     moved: Mapping[str, Moved]
     whole_package_bytes: int
+    new_content_bytes: int
     object_bytes: int
 
 
@@ -117,6 +119,7 @@ def _result(
         packages=len(plan.packages) if plan else 0,
         moved={kind: Moved(traffic.bytes(kind), traffic.requests(kind)) for kind in kinds},
         whole_package_bytes=plan.package_bytes if plan else 0,
+        new_content_bytes=plan.new_bytes if plan else 0,
         object_bytes=plan.object_bytes if plan else 0,
     )
 
@@ -200,9 +203,7 @@ class _RemoteRanges:
 class _MirroredPackages:
     """RPMs from the mirrors of their repositories, kept until they are imported."""
 
-    def __init__(
-        self, remote: Remote, directory: Path, traffic: Traffic, report: Report
-    ) -> None:
+    def __init__(self, remote: Remote, directory: Path, traffic: Traffic, report: Report) -> None:
         self._remote, self._directory = remote, directory
         self._traffic, self._report = traffic, report
 
@@ -237,5 +238,5 @@ class _MirroredPackages:
             wanted = {p.pkgid for p in packages if p.repository == repository}
             mirrors = Mirrors.parse(*self._remote.mirrors_for(repository))
             with closing(Fetcher(mirrors, kind="rpm-md", traffic=self._traffic)) as fetcher:
-                found.update(locate_packages(fetcher, wanted))
+                found.update(locate_packages(fetcher, wanted, spool=self._directory))
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,9 +194,9 @@ def _write_tree(ostree: Any, repo: Any, tree: Tree, policy: Any) -> Any:
     finally:
         os.close(descriptor)
     for name, checksum in written.items():
-        parent, _, base = name.rpartition("/")
-        _, directory = mtree.walk(parent.split("/"), 0) if parent else (True, mtree)
-        directory.replace_file(base, checksum)
+        # walk() leads to the directory of the path's last component.
+        _, directory = mtree.walk(name.split("/"), 0)
+        directory.replace_file(name.rpartition("/")[2], checksum)
     return mtree
 
 
@@ -257,7 +258,13 @@ def _pkglist(packages: Sequence[ComposedPackage]) -> list[tuple[str, str, str, s
 
 
 def _package_list(packages: Sequence[ComposedPackage]) -> list[tuple[str, str, int]]:
-    return sorted((str(p.ref.nevra), str(p.ref.pkgid), p.ref.size) for p in packages)
+    return sorted((str(p.ref.nevra), str(p.ref.pkgid), _big(p.ref.size)) for p in packages)
+
+
+def _big(number: int) -> int:
+    # Integers in OSTree's metadata are big-endian on every machine; so equal input gives
+    # equal commits, and `ostree show` prints the number itself.
+    return int.from_bytes(number.to_bytes(8, "big"), sys.byteorder)
 
 
 def _sign(repo: Any, checksum: str, signing: Signing) -> None:

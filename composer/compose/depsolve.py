@@ -9,6 +9,7 @@ from __future__ import annotations
 import configparser
 import difflib
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from composer.errors import ComposerError
 from composer.rpm.package import Nevra
 
 _NEAR = 3
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_]+\}?")
 
 
 class SolveFailed(ComposerError):
@@ -56,9 +58,10 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """All packages, sorted by NEVRA."""
+    """All packages, sorted by NEVRA; ``unchecked`` are repositories that ask for gpgcheck."""
 
     packages: tuple[Chosen, ...]
+    unchecked: tuple[str, ...] = ()
 
     @property
     def newest_build_time(self) -> int:
@@ -115,7 +118,8 @@ def _configuration(treefile: Treefile, cachedir: Path, scratch: Path) -> Any:
     conf.system_cachedir = str(cachedir)
     conf.substitutions["basearch"] = treefile.basearch
     conf.substitutions["arch"] = treefile.basearch
-    conf.substitutions["releasever"] = treefile.releasever
+    if treefile.releasever:
+        conf.substitutions["releasever"] = treefile.releasever
     conf.ignorearch = True
     conf.arch = treefile.basearch
     conf.install_weak_deps = treefile.recommends
@@ -138,7 +142,7 @@ def _add_repositories(base: Any, treefile: Treefile, overrides: Mapping[str, str
         if repository is None:
             repository = dnf.repo.Repo(ident, base.conf)
             base.repos.add(repository)
-        repository.baseurl = [_as_url(url)]
+        repository.baseurl = [_as_url(url, base.conf.substitutions)]
         repository.metalink = repository.mirrorlist = None
     wanted = treefile.repos or _enabled(base, overrides)
     if not wanted:
@@ -150,7 +154,11 @@ def _add_repositories(base: Any, treefile: Treefile, overrides: Mapping[str, str
         if ident not in base.repos:
             raise _undefined(ident, treefile, base)
     for repository in base.repos.all():
-        repository.enable() if repository.id in wanted else repository.disable()
+        if repository.id in wanted:
+            _require_no_variables(repository)
+            repository.enable()
+        else:
+            repository.disable()
 
 
 def _enabled(base: Any, overrides: Mapping[str, str]) -> tuple[str, ...]:
@@ -168,8 +176,20 @@ def _check_repo_files(directory: Path) -> None:
             raise TreefileError(f"{path}: not a .repo file: {reason}") from error
 
 
-def _as_url(text: str) -> str:
-    return text if "://" in text else Path(text).absolute().as_uri()
+def _as_url(text: str, substitutions: Mapping[str, str]) -> str:
+    import libdnf.conf
+
+    found = str(libdnf.conf.ConfigParser.substitute(text, substitutions))
+    return found if "://" in found else Path(found).absolute().as_uri()
+
+
+def _require_no_variables(repository: Any) -> None:
+    for url in (*repository.baseurl, repository.metalink, repository.mirrorlist):
+        if url and (match := _VARIABLE.search(url)):
+            raise RepositoryUnusable(
+                f"repository {repository.id}: {url}: {match[0]} is not set",
+                hint="the key releasever sets $releasever; other variables are not known",
+            )
 
 
 def _undefined(ident: str, treefile: Treefile, base: Any) -> RepositoryUnusable:
@@ -246,7 +266,8 @@ def _resolve(base: Any) -> Solution:
             "these packages cannot be installed together", details=lines or [str(error)]
         ) from error
     chosen = [_chosen(package) for package in base.transaction.install_set]
-    return Solution(tuple(sorted(chosen, key=lambda package: package.nevra)))
+    unchecked = sorted({p.repo.id for p in base.transaction.install_set if p.repo.gpgcheck})
+    return Solution(tuple(sorted(chosen, key=lambda package: package.nevra)), tuple(unchecked))
 
 
 def _chosen(package: Any) -> Chosen:

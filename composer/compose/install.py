@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,10 @@ from composer.progress import Report, Step
 from composer.system.sandbox import Bind, OutputTail, Sandbox, TimeLimitExceeded
 
 RPMDB = "usr/share/rpm"
+_RPMDB_LINKS = (
+    ("usr/lib/sysimage/rpm", "../../share/rpm"),
+    ("var/lib/rpm", "../../usr/share/rpm"),
+)
 _INSIDE = "/target"
 _CHILD = "/composer/rpm_child.py"
 _PYTHON = "/usr/bin/python3"
@@ -83,7 +86,7 @@ def install(
         _run(tree, job, descriptors, timestamp, report)
     require_owners(tree, facts)
     complete_shadow(tree)
-    _settle_rpmdb(tree)
+    _lead_to_rpmdb(tree)
 
 
 def _plan(facts: Sequence[PackageFacts], known: KnownAccounts) -> Accounts:
@@ -173,6 +176,8 @@ def _run(
         Bind(Path(rpm_child.__file__), _CHILD),
         roots=(_INSIDE,),
         capabilities=("CAP_SETPCAP",),
+        # So that no process with our capabilities is there whose root a scriptlet could use.
+        as_first=True,
     )
     events = _Events(len(descriptors), report)
     try:
@@ -196,7 +201,7 @@ def _explained(output: str) -> ComposerError:
             f"{_PYTHON} has no rpm module",
             hint="apt-get install python3-rpm, or dnf install python3-rpm",
         )
-    if "No space left on device" in output:
+    if "No space left on device" in output or "database or disk is full" in output:
         return NoSpace("no space left for the tree", details=output.strip().splitlines()[-4:])
     return TransactionFailed(
         "the rpm transaction failed", details=output.strip().splitlines()[-12:]
@@ -220,9 +225,9 @@ class _Events:
             case "script":
                 self.doing = f"{package}: {phase}"
                 self._report(Step("scriptlets", item=self.doing))
-                output.clear()
             case "script-failed":
-                raise ScriptletFailed(package=package, phase=phase, output=str(output))
+                printed = str(output).rpartition(rpm_child.OUTPUT_MARK.decode())[2]
+                raise ScriptletFailed(package=package, phase=phase, output=printed)
             case "unpack-failed":
                 raise _explained(str(output)).within(package)
             case "problems":
@@ -237,27 +242,11 @@ def _refused(problems: list[str], output: OutputTail) -> ComposerError:
     )
 
 
-def _settle_rpmdb(tree: Tree) -> None:
-    """Make the database one file that depends on its content only, and lead to it."""
-    directory = tree.path(RPMDB, follow=True)
-    database = directory / "rpmdb.sqlite"
-    if not database.is_file() or database.is_symlink():
+def _lead_to_rpmdb(tree: Tree) -> None:
+    """Make rpm of every distribution find the database, whatever its own default is."""
+    if not tree.is_file(f"{RPMDB}/rpmdb.sqlite"):
         raise BadTree(f"the transaction left no database in /{RPMDB}")
-    connection = sqlite3.connect(database)
-    try:
-        # WAL needs files beside it to be read, which a read-only /usr cannot have.
-        connection.execute("PRAGMA journal_mode=DELETE")
-        connection.execute("VACUUM")
-    finally:
-        connection.close()
-    for entry in sorted(directory.iterdir()):
-        if entry.name not in ("rpmdb.sqlite",):
-            tree.remove(tree.name(entry))
-    for name, target in (
-        ("usr/lib/sysimage/rpm", "../../share/rpm"),
-        ("var/lib/rpm", "../../usr/share/rpm"),
-    ):
+    for name, target in _RPMDB_LINKS:
         tree.remove(name)
         tree.link(name, target)
-    # rpm of every distribution then finds it, whatever its own default is.
     tree.write("usr/lib/rpm/macros.d/macros.jigdo-composer", f"%_dbpath /{RPMDB}\n")

@@ -14,14 +14,22 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import sqlite3
 import sys
 from typing import Any, NoReturn
 
-_PR_CAPBSET_DROP = 24
+_PR_SET_DUMPABLE = 4
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _CAP_SETPCAP = 8
-_CAP_SYS_CHROOT = 18
+_MOST_CAPABILITIES = 64
+# CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID, SETFCAP
+_FOR_SCRIPTLETS = (0, 1, 3, 4, 6, 7, 31)
 _CAPABILITY_VERSION_3 = 0x20080522
+# RPMTAG_TRIGGERIN, which the Python module does not name; of file triggers too.
+_TAG_TRIGGERIN = 1100
 _STOPPED = 9
+# Ends what was printed before a scriptlet; composer.compose.install looks for it.
+OUTPUT_MARK = b"\0"
 
 
 def main() -> None:
@@ -30,13 +38,17 @@ def main() -> None:
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     keep_chroot_to_ourselves()
+    keep_root_to_ourselves()
     Transaction(job, events).run()
 
 
 def keep_chroot_to_ourselves() -> None:
     """Make sure that no program which this process executes can chroot."""
     libc = ctypes.CDLL(None, use_errno=True)
-    for capability in (_CAP_SYS_CHROOT, _CAP_SETPCAP):
+    # bubblewrap 0.8 leaves root's bounding set as it is and relies on no_new_privs.
+    for capability in range(_MOST_CAPABILITIES):
+        if capability in _FOR_SCRIPTLETS or libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0) != 1:
+            continue
         if libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "cannot drop a capability from the bounding set")
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
@@ -49,6 +61,15 @@ def keep_chroot_to_ourselves() -> None:
     data[2] = data[5] = 0
     if libc.capset(header, data):
         raise OSError(ctypes.get_errno(), "cannot set capabilities")
+
+
+def keep_root_to_ourselves() -> None:
+    """Make /proc/1/root, which leads out of the chroot, unreadable for scriptlets."""
+    # Access to it is that of ptrace, which a process that is not dumpable refuses to all
+    # who lack SYS_PTRACE.  This process is the sandbox's first one; scriptlets become
+    # dumpable again when they are executed.
+    if ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
+        raise OSError("cannot make the process not dumpable")
 
 
 class Transaction:
@@ -69,9 +90,7 @@ class Transaction:
             rpm.RPMTAG_PREIN: "%pre",
             rpm.RPMTAG_POSTIN: "%post",
             rpm.RPMTAG_POSTTRANS: "%posttrans",
-            rpm.RPMTAG_TRIGGERSCRIPTS: "a trigger",
-            rpm.RPMTAG_FILETRIGGERSCRIPTS: "a file trigger",
-            rpm.RPMTAG_TRANSFILETRIGGERSCRIPTS: "a transaction file trigger",
+            _TAG_TRIGGERIN: "a trigger",
         }
 
     def run(self) -> None:
@@ -98,6 +117,7 @@ class Transaction:
         transaction.closeDB()
         if problems is not None:
             self._stop("problems", texts=[str(problem) for problem in problems])
+        settle_database(self._job["root"] + self._job["macros"]["_dbpath"])
 
     def _callback(self, what: int, amount: int, total: int, key: Any, data: str) -> int | None:
         rpm = self._rpm
@@ -111,6 +131,7 @@ class Transaction:
             if int(key) == self._job["accounts"]["package"]:
                 complete_accounts(self._root, self._job["accounts"])
         elif what == rpm.RPMCALLBACK_SCRIPT_START:
+            os.write(sys.stderr.fileno(), OUTPUT_MARK)
             self._tell("script", package=self._name(key), phase=self._phase(amount))
         elif what == rpm.RPMCALLBACK_SCRIPT_ERROR:
             # librpm only warns about most of these and goes on; a tree must not.
@@ -125,7 +146,7 @@ class Transaction:
         return str(self._packages[int(text)]["name"]) if text.isdecimal() else text
 
     def _phase(self, tag: int) -> str:
-        return self._phases.get(tag, "scriptlet")
+        return self._phases.get(tag, "a scriptlet")
 
     def _tell(self, event: str, **fields: Any) -> None:
         self._events.write(json.dumps({"event": event, **fields}) + "\n")
@@ -136,6 +157,24 @@ class Transaction:
         sys.stderr.flush()
         # librpm swallows exceptions from callbacks; the tree is thrown away in any case.
         os._exit(_STOPPED)
+
+
+def settle_database(directory: str) -> None:
+    """Make the rpmdb one file whose bytes depend on its content only.
+
+    Here, not outside: the scriptlets could write to it, so it is not to be trusted.
+    """
+    path = f"{directory}/rpmdb.sqlite"
+    connection = sqlite3.connect(path)
+    try:
+        # WAL needs files beside it to be read, which a read-only /usr cannot have.
+        connection.execute("PRAGMA journal_mode=DELETE")
+        connection.execute("VACUUM")
+    finally:
+        connection.close()
+    for name in os.listdir(directory):
+        if name != os.path.basename(path):
+            os.unlink(f"{directory}/{name}")
 
 
 def complete_accounts(root: int, accounts: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from composer.errors import CommandFailed, ComposerError, MissingRequirement
 from composer.system.command import require_program
@@ -42,6 +43,9 @@ TIME_LIMIT = 3600.0
 _OUTPUT_LIMIT = 64 << 10
 _LINE_LIMIT = 1 << 20
 # Where a merged /usr keeps its old names, and a split one its own directories.
+_KERNEL_SETTINGS = (
+    "acpi", "bus", "driver", "dynamic_debug", "fs", "irq", "scsi", "sys", "sysrq-trigger",
+)  # fmt: skip
 _BESIDE_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
@@ -95,20 +99,26 @@ class Sandbox:
 
     ``binds`` of a root directory come first, then fresh ``/dev``, ``/proc``, ``/tmp`` and
     ``/run`` below each of ``roots`` ("" for the sandbox's own root), then other binds.
-    ``capabilities`` are added to the ones that every sandbox has.
+    ``capabilities`` are added to the ones that every sandbox has.  With ``as_first``
+    the program itself is process 1, else one of bubblewrap's that waits for orphans.
     """
 
     binds: tuple[Bind, ...]
     roots: tuple[str, ...] = ("",)
     capabilities: tuple[str, ...] = ()
+    as_first: bool = False
 
     @classmethod
     def of_host(
-        cls, *binds: Bind, roots: Sequence[str] = (), capabilities: Iterable[str] = ()
+        cls,
+        *binds: Bind,
+        roots: Sequence[str] = (),
+        capabilities: Iterable[str] = (),
+        as_first: bool = False,
     ) -> Sandbox:
         """Programs of the host, read-only, and ``binds``."""
         usr = Bind(Path("/usr"), "/usr")
-        return cls((usr, *binds), ("", *roots), tuple(capabilities))
+        return cls((usr, *binds), ("", *roots), tuple(capabilities), as_first)
 
     @classmethod
     def of_tree(cls, tree: Path, *binds: Bind) -> Sandbox:
@@ -147,7 +157,9 @@ class Sandbox:
     def _options(self, env: Mapping[str, str]) -> list[str]:
         options = ["bwrap", "--die-with-parent", "--new-session", "--clearenv"]
         options += ["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
-        options += ["--unshare-cgroup-try", "--hostname", "compose", "--cap-drop", "ALL"]
+        options += ["--unshare-cgroup-try", "--hostname", "compose"]
+        options += ["--as-pid-1"] if self.as_first else []
+        options += ["--cap-drop", "ALL"]
         for capability in (*CAPABILITIES, *self.capabilities):
             options += ["--cap-add", capability]
         for name, value in sorted(env.items()):
@@ -159,7 +171,7 @@ class Sandbox:
         if any(bind.target == "/usr" for bind in self.binds):
             options += _names_beside_usr()
         for root in self.roots:
-            options += ["--dev", f"{root}/dev", "--proc", f"{root}/proc"]
+            options += ["--dev", f"{root}/dev", *_proc(f"{root}/proc")]
             options += ["--tmpfs", f"{root}/run", "--perms", "1777", "--tmpfs", f"{root}/tmp"]
         for bind in self.binds:
             if bind.target not in below:
@@ -175,6 +187,20 @@ def require_sandbox() -> None:
             "the sandbox needs root: files get their owners and capabilities in it",
             hint="run the same command as root, for example with sudo",
         )
+
+
+def _proc(target: str) -> list[str]:
+    """A /proc of the sandbox's own processes in which the kernel's settings are read-only.
+
+    bubblewrap 0.8 means to cover these itself, but asks access(2), which denies writing
+    to /proc/sys even to root, and skips it; the files below could be written all the
+    same, core_pattern among them, which names a program that the host runs as root.
+    """
+    options = ["--proc", target]
+    for name in _KERNEL_SETTINGS:
+        if Path("/proc", name).exists():
+            options += ["--ro-bind", f"/proc/{name}", f"{target}/{name}"]
+    return options
 
 
 def _names_beside_usr() -> list[str]:
@@ -280,13 +306,25 @@ def _wait(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    # Everything inside dies with bubblewrap's own first process (--die-with-parent).
     if process.poll() is None:
         process.kill()
         process.wait()
+        # The processes inside are killed by the kernel when bubblewrap is gone
+        # (--die-with-parent); they have ended when nobody holds their output open.
+        _await_end_of(process.stdout)
     for stream in (process.stdout, process.stderr):
         if stream is not None:
             stream.close()
+
+
+def _await_end_of(stream: IO[bytes] | None, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    with selectors.DefaultSelector() as selector:
+        assert stream is not None
+        selector.register(stream, selectors.EVENT_READ)
+        while selector.select(max(0.0, deadline - time.monotonic())):
+            if not os.read(stream.fileno(), _OUTPUT_LIMIT):
+                return
 
 
 def _refuse_setup_failure(output: str) -> None:

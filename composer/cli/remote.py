@@ -1,0 +1,137 @@
+"""``jigdo-composer remote``: where sets come from, and whom to trust."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from composer.cli.config import config_dir_option
+from composer.cli.console import Console, json_option
+
+if TYPE_CHECKING:
+    from composer.client.remote import Remote
+
+
+@click.group()
+def remote() -> None:
+    """Where sets come from, and whom to trust."""
+
+
+@remote.command()
+@click.argument("name")
+@click.argument("urls", nargs=-1, required=True, metavar="URL...")
+@click.option(
+    "--gpg-key",
+    "keys",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with the publisher's public key, armored or binary.  Repeatable.",
+)
+@click.option(
+    "--trust",
+    type=click.Choice(["gpg", "none"]),
+    help="Whose commits are accepted: those signed by the keys given, or all.",
+)
+@click.option(
+    "--repository",
+    "repositories",
+    multiple=True,
+    metavar="ID=URL",
+    help="Base URL of another repository that sets name by id.  Repeatable, also for one id.",
+)
+@click.option("--replace", is_flag=True, help="Write it anew where the name exists.")
+@config_dir_option
+@json_option
+@click.pass_obj
+def add(
+    console: Console,
+    name: str,
+    urls: tuple[str, ...],
+    keys: tuple[Path, ...],
+    trust: Any,
+    repositories: tuple[str, ...],
+    replace: bool,
+    config_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Add the remote NAME, whose repository is at each URL, best first.
+
+    URLs are http, https or file, or existing directories.  The keys are copied and
+    pinned; their fingerprints are shown: compare them with what the publisher says.
+    """
+    from composer.client.remote import add_remote
+
+    added = add_remote(
+        name,
+        urls,
+        keys=keys,
+        trust=trust,
+        repositories=_by_id(repositories),
+        config_dir=config_dir,
+        replace=replace,
+    )
+    if as_json:
+        console.json(_document(added))
+    else:
+        _show(console, added)
+
+
+@remote.command("list")
+@config_dir_option
+@json_option
+@click.pass_obj
+def list_(console: Console, config_dir: Path | None, as_json: bool) -> None:
+    """List remotes with their URLs and trusted keys."""
+    from composer.client.remote import list_remotes
+
+    remotes = list_remotes(config_dir)
+    if as_json:
+        console.json([_document(one) for one in remotes])
+    else:
+        for one in remotes:
+            _show(console, one)
+
+
+@remote.command()
+@click.argument("name")
+@config_dir_option
+@click.pass_obj
+def remove(console: Console, name: str, config_dir: Path | None) -> None:
+    """Remove the remote NAME and its pinned keys."""
+    from composer.client.remote import remove_remote
+
+    console.result(f"removed {remove_remote(name, config_dir)}")
+
+
+def _by_id(texts: tuple[str, ...]) -> dict[str, list[str]]:
+    repositories: dict[str, list[str]] = {}
+    for text in texts:
+        key, equals, url = text.partition("=")
+        if not (key and equals and url):
+            raise click.BadParameter(f"expected ID=URL, got {text!r}", param_hint="--repository")
+        repositories.setdefault(key, []).append(url)
+    return repositories
+
+
+def _show(console: Console, remote: Remote) -> None:
+    console.result(f"{remote.name}: trust {remote.trust}")
+    for fingerprint in remote.fingerprints:
+        console.result(f"  key {fingerprint}")
+    for url in remote.urls:
+        console.result(f"  {url}")
+    for key, urls in sorted(remote.repositories.items()):
+        for url in urls:
+            console.result(f"  {key}: {url}")
+
+
+def _document(remote: Remote) -> dict[str, object]:
+    return {
+        "name": remote.name,
+        "trust": remote.trust,
+        "fingerprints": list(remote.fingerprints),
+        "keyring": str(remote.keyring) if remote.keyring else None,
+        "urls": list(remote.urls),
+        "repositories": {key: list(urls) for key, urls in remote.repositories.items()},
+    }

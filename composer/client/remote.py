@@ -1,0 +1,281 @@
+"""Remotes: where sets come from, and whom to trust; kept as TOML files.
+
+``NAME.toml`` in ``remotes.d`` of the system's configuration (/etc/jigdo-composer,
+written by root) or the user's ($XDG_CONFIG_HOME/jigdo-composer; read first), and
+beside it ``NAME.gpg``, the keys that were given, as a binary keyring.  Format:
+docs/remotes.md.  Rule kept here: unsigned is accepted only where ``none`` is written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from composer.errors import CommandFailed, ComposerError, FormatError, NotFound, UsageError
+from composer.net.location import Mirrors
+from composer.system.command import require_program, run
+from composer.system.files import write_bytes
+
+SYSTEM = Path("/etc/jigdo-composer")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
+_ID = r"^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}$"
+_FINGERPRINT = r"^[0-9A-F]{40}([0-9A-F]{24})?$"
+
+Trust = Literal["gpg", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A remote as it is configured.
+
+    ``urls`` and the values of ``repositories`` (by repository id) are base URLs,
+    best first.  ``keyring`` and ``fingerprints`` are empty where ``trust`` is "none".
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    trust: Trust
+    keyring: Path | None = None
+    fingerprints: tuple[str, ...] = ()
+    repositories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def mirrors_for(self, repository: str) -> tuple[str, ...]:
+        """Base URLs of a repository id; the remote's own for "" and ids it does not name."""
+        return self.repositories.get(repository, self.urls)
+
+
+class _Document(BaseModel):
+    """What a TOML file of a remote may hold."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    urls: Annotated[list[str], Field(min_length=1)]
+    trust: Trust
+    fingerprints: list[Annotated[str, Field(pattern=_FINGERPRINT)]] = []
+    repositories: dict[
+        Annotated[str, Field(pattern=_ID)], Annotated[list[str], Field(min_length=1)]
+    ] = {}
+
+    @field_validator("urls")
+    @classmethod
+    def _urls(cls, urls: list[str]) -> list[str]:
+        return list(Mirrors.parse(*urls).bases)
+
+    @field_validator("repositories")
+    @classmethod
+    def _repositories(cls, repositories: dict[str, list[str]]) -> dict[str, list[str]]:
+        return {key: list(Mirrors.parse(*urls).bases) for key, urls in repositories.items()}
+
+    def to_toml(self) -> str:
+        lines = [f"urls = {_strings(self.urls)}", f"trust = {json.dumps(self.trust)}"]
+        if self.fingerprints:
+            lines.append(f"fingerprints = {_strings(self.fingerprints)}")
+        if self.repositories:
+            lines += ["", "[repositories]"]
+            pairs = sorted(self.repositories.items())
+            lines += [f"{json.dumps(key)} = {_strings(urls)}" for key, urls in pairs]
+        return "\n".join([*lines, ""])
+
+
+def _strings(values: Iterable[str]) -> str:
+    # For the characters that URLs and fingerprints have, JSON's strings are TOML's.
+    return json.dumps(list(values), ensure_ascii=False)
+
+
+def add_remote(
+    name: str,
+    urls: Sequence[str],
+    *,
+    keys: Sequence[Path] = (),
+    trust: Trust | None = None,
+    repositories: Mapping[str, Sequence[str]] | None = None,
+    config_dir: Path | None = None,
+    replace: bool = False,
+) -> Remote:
+    """Write a remote and pin the GPG keys in the files ``keys``.
+
+    ``urls`` and ``repositories`` may name existing directories too.  Raises UsageError
+    for a wrong value, a name that is taken, and for neither keys nor trust "none".
+    """
+    directory = writable_place(config_dir)
+    _check_name(name)
+    path = directory / f"{name}.toml"
+    if path.exists() and not replace:
+        raise UsageError(
+            f"remote {name} exists already", hint="--replace writes it anew, with all it needs"
+        )
+    ring, fingerprints = _pin(_required_keys(name, keys, trust))
+    document = _validated(
+        {
+            "urls": [_as_url(url) for url in urls],
+            "trust": "gpg" if keys else "none",
+            "fingerprints": list(fingerprints),
+            "repositories": {
+                key: [_as_url(url) for url in more] for key, more in (repositories or {}).items()
+            },
+        },
+        lambda problem: UsageError(f"remote {name}: {problem}"),
+    )
+    if ring:
+        write_bytes(directory / f"{name}.gpg", ring)
+    write_bytes(path, document.to_toml().encode())
+    if not ring:
+        (directory / f"{name}.gpg").unlink(missing_ok=True)
+    return load_remote(path)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.match(name):
+        raise UsageError(
+            f"{name!r} cannot be a remote's name",
+            hint="letters, digits and _ . - ; the first one a letter or digit",
+        )
+
+
+def _required_keys(name: str, keys: Sequence[Path], trust: Trust | None) -> Sequence[Path]:
+    if keys and trust == "none":
+        raise UsageError(f"remote {name}: --gpg-key and --trust none contradict each other")
+    if not keys and trust != "none":
+        raise UsageError(
+            f"remote {name}: nothing says whom to trust",
+            details=["without a key, any mirror could send any system"],
+            hint="give the publisher's key with --gpg-key FILE, "
+            "or accept unsigned commits with --trust none",
+        )
+    return keys
+
+
+def _as_url(text: str) -> str:
+    return Path(text).resolve().as_uri() if "://" not in text and Path(text).is_dir() else text
+
+
+def _pin(keys: Sequence[Path]) -> tuple[bytes, tuple[str, ...]]:
+    """Return a keyring of the keys in the files, and the fingerprints of its primary keys."""
+    if not keys:
+        return b"", ()
+    require_program("gpg", package="gnupg")
+    with tempfile.TemporaryDirectory(prefix="jigdo-keys.") as home:
+        gpg = ["gpg", "--homedir", home, "--batch", "--no-autostart"]
+        for key in keys:
+            try:
+                run([*gpg, "--import", str(key.resolve())])
+            except CommandFailed as error:
+                raise UsageError(f"{key}: no GPG key in it", details=error.details) from error
+        listing = run([*gpg, "--with-colons", "--list-keys"]).decode()
+        return run([*gpg, "--export"]), tuple(_fingerprints(listing))
+
+
+def _fingerprints(listing: str) -> Iterable[str]:
+    primary = False
+    for line in listing.splitlines():
+        fields = line.split(":")
+        if fields[0] in ("pub", "sub"):
+            primary = fields[0] == "pub"
+        elif fields[0] == "fpr" and primary:
+            yield fields[9]
+            primary = False
+
+
+def writable_place(config_dir: Path | None) -> Path:
+    """The directory that this user's remotes are written to."""
+    if config_dir is not None:
+        return config_dir / "remotes.d"
+    return (SYSTEM if os.geteuid() == 0 else _user_configuration()) / "remotes.d"
+
+
+def _user_configuration() -> Path:
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "jigdo-composer"
+
+
+def _places(config_dir: Path | None) -> list[Path]:
+    roots = [config_dir] if config_dir is not None else [_user_configuration(), SYSTEM]
+    return [root / "remotes.d" for root in roots]
+
+
+def list_remotes(config_dir: Path | None = None) -> list[Remote]:
+    """All remotes, sorted by name; the user's hide the system's of the same name."""
+    paths: dict[str, Path] = {}
+    for place in _places(config_dir):
+        for path in sorted(place.glob("*.toml")):
+            paths.setdefault(path.stem, path)
+    return [load_remote(path) for _, path in sorted(paths.items())]
+
+
+def find_remote(name: str | None = None, config_dir: Path | None = None) -> Remote:
+    """The remote ``name``, or the only one there is; raises NotFound or UsageError."""
+    if name is not None:
+        return load_remote(_path_of(name, config_dir))
+    remotes = list_remotes(config_dir)
+    if len(remotes) == 1:
+        return remotes[0]
+    if not remotes:
+        raise NotFound("there is no remote", hint="add one: jigdo-composer remote add NAME URL")
+    names = ", ".join(remote.name for remote in remotes)
+    raise UsageError(f"which remote?  There are {names}", hint="write REMOTE:REF")
+
+
+def remove_remote(name: str, config_dir: Path | None = None) -> Path:
+    """Remove a remote and its keys; returns the path of the file that described it."""
+    path = _path_of(name, config_dir)
+    path.unlink()
+    path.with_suffix(".gpg").unlink(missing_ok=True)
+    return path
+
+
+def _path_of(name: str, config_dir: Path | None) -> Path:
+    _check_name(name)
+    for place in _places(config_dir):
+        if (path := place / f"{name}.toml").is_file():
+            return path
+    known = [remote.name for remote in list_remotes(config_dir)]
+    raise NotFound(
+        f"there is no remote {name}",
+        details=[f"there are: {', '.join(known)}"] if known else ["there is none at all"],
+        hint="add it: jigdo-composer remote add NAME URL",
+    )
+
+
+def load_remote(path: Path) -> Remote:
+    """Read a remote's file; raises FormatError that names the file and the key."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: {error}") from None
+    document = _validated(values, lambda problem: FormatError(f"{path}: {problem}"))
+    keyring = path.with_suffix(".gpg") if document.trust == "gpg" else None
+    if keyring is not None and not (keyring.is_file() and document.fingerprints):
+        raise FormatError(
+            f"{path}: trust is gpg, but there is no key",
+            details=[f"expected {keyring}, and its fingerprints in {path.name}"],
+            hint="write it anew: jigdo-composer remote add --replace --gpg-key FILE",
+        )
+    return Remote(
+        name=path.stem,
+        urls=tuple(document.urls),
+        trust=document.trust,
+        keyring=keyring,
+        fingerprints=tuple(document.fingerprints),
+        repositories={key: tuple(urls) for key, urls in document.repositories.items()},
+    )
+
+
+def _validated(values: Mapping[str, object], explain: Callable[[str], ComposerError]) -> _Document:
+    try:
+        return _Document.model_validate(dict(values))
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+        text = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            text = f"unknown key; there are {', '.join(_Document.model_fields)}"
+        raise explain(f"{where}: {text}") from None

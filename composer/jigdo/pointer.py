@@ -1,0 +1,171 @@
+"""The pointer: per ref, which RPM is its newest set and where the index lies in it.
+
+docs/format/pointer.md section 2 is the norm.  Pure: bytes in, frozen values out,
+and back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from composer.checksum import ContentDigest, ObjectChecksum
+from composer.errors import FormatError, NotFound
+from composer.jigdo.container import IndexPlace
+
+RECORD_TYPE = "jigdo"
+MAX_POINTER = 1 << 20
+_FORMAT = 1
+_HINT = "the mirror may be damaged or in the middle of an update: try again later"
+_HEX = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_SIZE = Annotated[int, Field(ge=0, lt=1 << 62)]
+
+
+@dataclass(frozen=True, slots=True)
+class PointerEntry:
+    """The newest set of one ref.
+
+    ``location``, ``pkgid`` and ``size`` are the RPM's; the ``.jigdo`` file is the
+    ``length`` bytes from ``offset`` on in it, and ``index`` counts from that file's
+    start.  ``timestamp`` is the commit's.
+    """
+
+    ref: str
+    version: str
+    commit: ObjectChecksum
+    timestamp: int
+    location: str
+    pkgid: ContentDigest
+    size: int
+    offset: int
+    length: int
+    index: IndexPlace
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """The newest set of every ref of a repository, sorted by ref."""
+
+    entries: tuple[PointerEntry, ...] = ()
+
+    def find(self, ref: str) -> PointerEntry:
+        """The entry of ``ref``; raises NotFound that lists what there is."""
+        for entry in self.entries:
+            if entry.ref == ref:
+                return entry
+        known = [entry.ref for entry in self.entries]
+        raise NotFound(
+            f"{ref}: the repository has no jigdo set of this ref",
+            details=[f"it has: {', '.join(known[:20])}" if known else "it has none at all"],
+        )
+
+    def with_entry(self, entry: PointerEntry) -> Pointer:
+        """The same with ``entry`` in place of its ref's old one."""
+        others = [other for other in self.entries if other.ref != entry.ref]
+        return Pointer(tuple(sorted([*others, entry], key=lambda one: one.ref)))
+
+    def dump(self) -> bytes:
+        """Serialise; equal pointers give equal bytes."""
+        document = {"format": _FORMAT, "refs": [_dump_entry(entry) for entry in self.entries]}
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return text.encode() + b"\n"
+
+
+class _Set(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    location: Annotated[str, Field(min_length=1, max_length=4096)]
+    pkgid: _HEX
+    size: _SIZE
+    offset: _SIZE
+    length: _SIZE
+
+
+class _Index(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    offset: _SIZE
+    size: _SIZE
+    uncompressed: _SIZE
+    digest: _HEX
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    ref: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/+-]{1,500}$")]
+    version: Annotated[str, Field(max_length=4096)]
+    commit: _HEX
+    timestamp: _SIZE
+    set: _Set
+    index: _Index
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    format: Annotated[int, Field(ge=_FORMAT, le=_FORMAT)]
+    refs: Annotated[list[_Entry], Field(max_length=1 << 14)]
+
+
+def parse_pointer(data: bytes) -> Pointer:
+    """Parse and check a pointer; raises FormatError that says where."""
+    if len(data) > MAX_POINTER:
+        raise FormatError(f"pointer: larger than {MAX_POINTER} bytes", hint=_HINT)
+    try:
+        document = _Document.model_validate_json(data)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise FormatError(f"pointer: {where}: {problem['msg']}", hint=_HINT) from None
+    refs = [entry.ref for entry in document.refs]
+    if any(later <= earlier for earlier, later in pairwise(refs)):
+        raise FormatError("pointer: its refs are not in order, or one occurs twice", hint=_HINT)
+    return Pointer(tuple(_checked(entry) for entry in document.refs))
+
+
+def _checked(entry: _Entry) -> PointerEntry:
+    rpm, index = entry.set, entry.index
+    if rpm.offset + rpm.length > rpm.size or index.offset + index.size > rpm.length:
+        raise FormatError(f"pointer: {entry.ref}: bytes outside their file", hint=_HINT)
+    return PointerEntry(
+        ref=entry.ref,
+        version=entry.version,
+        commit=ObjectChecksum.parse(entry.commit),
+        timestamp=entry.timestamp,
+        location=rpm.location,
+        pkgid=ContentDigest.parse(rpm.pkgid),
+        size=rpm.size,
+        offset=rpm.offset,
+        length=rpm.length,
+        index=IndexPlace(
+            index.offset, index.size, index.uncompressed, ContentDigest.parse(index.digest)
+        ),
+    )
+
+
+def _dump_entry(entry: PointerEntry) -> Mapping[str, Any]:
+    return {
+        "ref": entry.ref,
+        "version": entry.version,
+        "commit": str(entry.commit),
+        "timestamp": entry.timestamp,
+        "set": {
+            "location": entry.location,
+            "pkgid": str(entry.pkgid),
+            "size": entry.size,
+            "offset": entry.offset,
+            "length": entry.length,
+        },
+        "index": {
+            "offset": entry.index.offset,
+            "size": entry.index.size,
+            "uncompressed": entry.index.uncompressed,
+            "digest": str(entry.index.digest),
+        },
+    }

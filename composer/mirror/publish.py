@@ -1,0 +1,210 @@
+"""A jigdo set into a repository: its RPM, rpm-md that lists it, the pointer to it.
+
+Rules kept here: at every moment the repository is the old one or the new one;
+files that an old repomd.xml names stay until the publication after the next; what
+others have put into rpm-md (comps, updateinfo, modules) stays; the same input gives
+the same bytes.  A signature of repomd.xml does not outlive it: sign again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from composer.checksum import ContentDigest, ObjectChecksum
+from composer.errors import ChecksumMismatch, ComposerError
+from composer.jigdo.container import IndexPlace
+from composer.jigdo.pointer import (
+    MAX_POINTER,
+    RECORD_TYPE,
+    Pointer,
+    PointerEntry,
+    parse_pointer,
+)
+from composer.mirror.set_rpm import locate_jigdo
+from composer.rpm.rpmmd import REPOMD, Repomd, parse_repomd, unpack_small
+from composer.system.command import require_program, run
+from composer.system.files import sync_directory, write_bytes, writing
+
+DIRECTORY = "jigdo"
+_LOCK = ".jigdo-publish.lock"
+_OWN_TYPES = frozenset(
+    {RECORD_TYPE}
+    | {
+        f"{base}{variant}"
+        for base in ("primary", "filelists", "other")
+        for variant in ("", "_db", "_zck")
+    }
+)
+
+
+def describe_set(
+    set_rpm: Path,
+    *,
+    ref: str,
+    version: str,
+    commit: ObjectChecksum,
+    timestamp: int,
+    index: IndexPlace,
+) -> PointerEntry:
+    """Make the pointer's entry for a set from its RPM, as it will be published."""
+    offset, length = locate_jigdo(set_rpm)
+    return PointerEntry(
+        ref=ref,
+        version=version,
+        commit=commit,
+        timestamp=timestamp,
+        location=f"{DIRECTORY}/{set_rpm.name}",
+        pkgid=_digest(set_rpm),
+        size=set_rpm.stat().st_size,
+        offset=offset,
+        length=length,
+        index=index,
+    )
+
+
+def publish_set(set_rpm: Path, entry: PointerEntry, repository: Path) -> PointerEntry:
+    """Put a set's RPM into the rpm-md repository at ``repository``, made if it is none.
+
+    Returns ``entry`` as published: where another RPM of this name lies already,
+    clients may be reading it, so the new one gets a name of its own.  Raises
+    ChecksumMismatch when the RPM is not the one ``entry`` describes.
+    """
+    require_program("createrepo_c", package="createrepo-c (Debian) or createrepo_c (Fedora)")
+    if (actual := _digest(set_rpm)) != entry.pkgid:
+        raise ChecksumMismatch(what=str(set_rpm), expected=str(entry.pkgid), actual=str(actual))
+    repository.mkdir(parents=True, exist_ok=True)
+    with _alone(repository):
+        entry = _with_free_location(entry, repository)
+        _place(set_rpm, entry, repository)
+        old = _read_repomd(repository)
+        pointer = _read_pointer(repository, old).with_entry(entry)
+        revision = max(one.timestamp for one in pointer.entries)
+        with tempfile.TemporaryDirectory(prefix=".repodata.", dir=repository) as place:
+            new = _scan(repository, Path(place), revision)
+            _add_pointer(new, pointer, revision)
+            _keep_others(repository, new)
+            _switch(new, repository, old)
+    return entry
+
+
+@contextmanager
+def _alone(repository: Path) -> Iterator[None]:
+    """Wait until no other process publishes there."""
+    with (repository / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _digest(path: Path) -> ContentDigest:
+    with path.open("rb") as stream:
+        return ContentDigest.of_stream(stream)
+
+
+def _with_free_location(entry: PointerEntry, repository: Path) -> PointerEntry:
+    path = repository / entry.location
+    if not path.exists() or _digest(path) == entry.pkgid:
+        return entry
+    name = f"{path.stem}.{str(entry.pkgid)[:12]}{path.suffix}"
+    return replace(entry, location=path.with_name(name).relative_to(repository).as_posix())
+
+
+def _place(set_rpm: Path, entry: PointerEntry, repository: Path) -> None:
+    path = repository / entry.location
+    if not path.exists() or _digest(path) != entry.pkgid:
+        with set_rpm.open("rb") as source, writing(path) as destination:
+            shutil.copyfileobj(source, destination, 1 << 20)
+    # rpm-md has the file's time.
+    os.utime(path, (entry.timestamp, entry.timestamp))
+
+
+def _read_repomd(repository: Path) -> Repomd:
+    path = repository / REPOMD
+    return parse_repomd(path.read_bytes()) if path.exists() else Repomd("", ())
+
+
+def _read_pointer(repository: Path, repomd: Repomd) -> Pointer:
+    record = repomd.find(RECORD_TYPE)
+    if record is None:
+        return Pointer()
+    try:
+        packed = (repository / record.location).read_bytes()
+        return parse_pointer(unpack_small(packed, record, limit=MAX_POINTER))
+    except ComposerError as error:
+        raise error.within(str(repository / record.location)) from None
+
+
+def _scan(repository: Path, place: Path, revision: int) -> Path:
+    """Make rpm-md of the RPMs in ``repository`` below ``place``; returns its repodata."""
+    argv = ["createrepo_c", "--quiet", "--update", "--outputdir", str(place)]
+    if (repository / REPOMD).exists():
+        argv += ["--update-md-path", str(repository)]
+    argv += ["--revision", str(revision), "--set-timestamp-to-revision"]
+    argv += ["--no-database", "--checksum", "sha256", "--error-exit-val", str(repository)]
+    run(argv, hint="createrepo_c names the file: a damaged RPM?  Remove it from the repository")
+    return place / "repodata"
+
+
+def _add_pointer(repodata: Path, pointer: Pointer, revision: int) -> None:
+    import createrepo_c
+
+    path = repodata / "jigdo.json.gz"
+    path.write_bytes(gzip.compress(pointer.dump(), mtime=0))
+    record = createrepo_c.RepomdRecord(RECORD_TYPE, str(path))
+    record.fill(createrepo_c.SHA256)
+    record.set_timestamp(revision)
+    record.rename_file()
+    _edit(repodata / "repomd.xml", [record])
+
+
+def _keep_others(repository: Path, new: Path) -> None:
+    """Take over the records that the old repomd.xml has of types that are not ours."""
+    import createrepo_c
+
+    if (repository / REPOMD).exists():
+        old = createrepo_c.Repomd(str(repository / REPOMD))
+        _edit(new / "repomd.xml", [one for one in old.records if one.type not in _OWN_TYPES])
+
+
+def _edit(path: Path, records: list[Any]) -> None:
+    import createrepo_c
+
+    repomd = createrepo_c.Repomd(str(path))
+    for record in records:
+        repomd.set_record(record)
+    repomd.sort_records()
+    path.write_text(repomd.xml_dump())
+
+
+def _switch(new: Path, repository: Path, old: Repomd) -> None:
+    """Move new files in beside the old ones, then repomd.xml, then drop what is outdated."""
+    repodata = repository / "repodata"
+    repodata.mkdir(exist_ok=True)
+    current = (new / "repomd.xml").read_bytes()
+    for path in sorted(new.iterdir()):
+        if path.name != "repomd.xml":
+            _sync(path)
+            path.replace(repodata / path.name)
+    sync_directory(repodata)
+    write_bytes(repository / REPOMD, current)
+    named = {Path(one.location).name for one in (*parse_repomd(current).records, *old.records)}
+    for path in repodata.iterdir():
+        if path.name not in named | {"repomd.xml"} and not path.name.startswith("."):
+            path.unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fchmod(descriptor, 0o644)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
