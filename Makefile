@@ -34,7 +34,7 @@ test: setup-test check ## check, then the tests (PYTEST_ARGS="-k pull", JOBS=1)
 	$(PYTHON) -m pytest -n $(JOBS) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 bench: setup-test ## the benchmarks, on the whole corpus (long)
-	$(PYTHON) tests/bench/run.py $(BENCH_ARGS)
+	$(PYTHON) -m tests.bench.run $(BENCH_ARGS)
 
 lock: setup ## pin again what pyproject.toml asks for (LOCK_ARGS=--upgrade: newest)
 	/usr/bin/python3 -m venv .cache/lock

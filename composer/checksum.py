@@ -46,7 +46,7 @@ class ContentDigest(Sha256):
     __slots__ = ()
 
     @classmethod
-    def of(cls, data: bytes | memoryview) -> Self:
+    def of(cls, data: bytes | bytearray | memoryview) -> Self:
         return cls(hashlib.sha256(data).digest())
 
     @classmethod

@@ -48,7 +48,10 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
     help="Where a repository is: URL or directory.  Repeatable.",
 )
 @click.option(
-    "--basearch", default=platform.machine(), show_default=True, help="Architecture of the tree."
+    "--basearch",
+    default=platform.machine(),
+    show_default="this machine's",
+    help="Architecture of the tree.",
 )
 @click.option("--dry-run", is_flag=True, help="Only solve; print the packages.")
 @click.option("--force-nocache", is_flag=True, help="Compose although nothing changed.")
@@ -124,9 +127,7 @@ def _publish(
     return make_set(Repository.open(request.repo), packages, wanted, report)
 
 
-def show(
-    console: Console, result: ComposeResult, made: MadeSet | None, *, as_json: bool
-) -> None:
+def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_json: bool) -> None:
     """Print the outcome; after a dry run, the packages and what changes."""
     packages = [str(package.nevra) for package in result.solution.packages]
     for ident in result.solution.unchecked:

@@ -62,33 +62,21 @@ class Console:
 
     @contextmanager
     def progress(self, *, as_json: bool = False) -> Iterator[Report]:
-        """Show steps while the block runs: JSON lines, a bar on a terminal, or plain lines."""
+        """Show steps while the block runs: bars on a terminal, else lines, as JSON or plain."""
         if self.quiet:
             yield silent
-        elif as_json:
-            yield _json_line
         elif sys.stderr.isatty():
             with _bars() as report:
                 yield report
         else:
-            yield _Lines()
+            yield _Paced(_json_line if as_json else _plain_line)
 
 
-def _json_line(step: Step) -> None:
-    document = {
-        "phase": step.phase,
-        "done": step.done,
-        "total": step.total,
-        "unit": step.unit,
-        "item": step.item,
-    }
-    click.echo(json.dumps(document), err=True)
+class _Paced:
+    """Passes on the first step of a phase, one every few seconds, and the one that ends it."""
 
-
-class _Lines:
-    """A line when a phase begins, one every few seconds, and one when it ends."""
-
-    def __init__(self) -> None:
+    def __init__(self, show: Report) -> None:
+        self._show = show
         self._last: dict[str, float] = {}
         self._ended: set[str] = set()
 
@@ -102,13 +90,30 @@ class _Lines:
         self._last[step.phase] = now
         if ended:
             self._ended.add(step.phase)
-        click.echo(f"{step.phase}: {_amount(step)} {step.item}".rstrip(), err=True)
+        self._show(step)
+
+
+def _json_line(step: Step) -> None:
+    document = {
+        "phase": step.phase,
+        "done": step.done,
+        "total": step.total,
+        "unit": step.unit,
+        "item": step.item,
+    }
+    click.echo(json.dumps(document), err=True)
+
+
+def _plain_line(step: Step) -> None:
+    click.echo(f"{step.phase}: {_amount(step)} {step.item}".replace("  ", " ").rstrip(), err=True)
 
 
 def _amount(step: Step) -> str:
     if step.unit == "bytes":
         done, total = human_bytes(step.done), human_bytes(step.total)
         return f"{done} of {total}" if step.total else done
+    if not step.total and not step.done:
+        return ""
     return f"{step.done} of {step.total} {step.unit}" if step.total else f"{step.done} {step.unit}"
 
 

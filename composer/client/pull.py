@@ -8,8 +8,7 @@ objects are found, verified RPMs are kept, partial ones are continued.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.remote import Remote
 from composer.errors import FormatError
-from composer.jigdo.container import Kind
+from composer.jigdo.container import Check, Kind
 from composer.jigdo.plan import Plan
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import CommitFrame, JigdoSet
@@ -41,8 +40,6 @@ from composer.ostree.signature import require_signature
 from composer.progress import Report, Step, silent
 from composer.rpm.package import PackageRef
 from composer.system.files import remove_tree
-
-_IN_MEMORY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +88,7 @@ def pull(
         previous = repo.resolve(ref)
         if previous == entry.commit and not repo.is_partial(entry.commit):
             return _result(entry, previous, None, traffic)
-        jigdo = open_remote_set(fetcher, entry, spool=repo.path / "tmp")
+        jigdo = open_remote_set(fetcher, entry)
         base = previous if previous and not repo.is_partial(previous) else None
         check = _signature_check(remote, repo)
         report(Step("read set", item=jigdo.head.version))
@@ -140,12 +137,12 @@ def _signature_check(remote: Remote, repo: Repository) -> CheckCommit:
     return check
 
 
-def open_remote_set(fetcher: Fetcher, entry: PointerEntry, *, spool: Path) -> JigdoSet:
-    """Open the set that a pointer names, by ranges; ``spool`` is where large ranges pass through.
+def open_remote_set(fetcher: Fetcher, entry: PointerEntry) -> JigdoSet:
+    """Open the set that a pointer names, by ranges.
 
     Raises FormatError when the set is of another ref or commit than the pointer says.
     """
-    ranges = _RemoteRanges(fetcher, entry, spool)
+    ranges = _RemoteRanges(fetcher, entry)
     jigdo = JigdoSet(ranges, entry.index)
     ranges.learn(jigdo)
     head = jigdo.head
@@ -161,8 +158,8 @@ def open_remote_set(fetcher: Fetcher, entry: PointerEntry, *, spool: Path) -> Ji
 class _RemoteRanges:
     """Byte ranges of a .jigdo file inside an RPM on a mirror."""
 
-    def __init__(self, fetcher: Fetcher, entry: PointerEntry, spool: Path) -> None:
-        self._fetcher, self._entry, self._spool = fetcher, entry, spool
+    def __init__(self, fetcher: Fetcher, entry: PointerEntry) -> None:
+        self._fetcher, self._entry = fetcher, entry
         self._data_from = entry.length
 
     def learn(self, jigdo: JigdoSet) -> None:
@@ -171,28 +168,14 @@ class _RemoteRanges:
         if data:
             self._data_from = jigdo.index[data[0]].offset
 
-    def read(self, first: int, length: int) -> bytes:
-        """Return exactly ``length`` bytes from ``first`` of the .jigdo file."""
+    def read(self, first: int, length: int, check: Check) -> bytes:
+        """Return exactly ``length`` bytes from ``first`` of the .jigdo file that pass ``check``."""
         place = self._require(first, length)
         kind = "new" if first >= self._data_from else "set"
+        location = self._entry.location
         return self._fetcher.fetch_range(
-            self._entry.location, first=place, length=length, kind=kind
+            location, first=place, length=length, kind=kind, check=check
         )
-
-    def stream(self, first: int, length: int) -> Iterator[bytes]:
-        """Yield exactly ``length`` bytes; large ranges pass through a temporary file."""
-        if length <= _IN_MEMORY:
-            yield self.read(first, length)
-            return
-        place = self._require(first, length)
-        kind = "new" if first >= self._data_from else "set"
-        with tempfile.TemporaryFile(dir=self._spool) as spool:
-            self._fetcher.fetch_to(
-                self._entry.location, first=place, length=length, write=spool.write, kind=kind
-            )
-            spool.seek(0)
-            while piece := spool.read(1 << 18):
-                yield piece
 
     def _require(self, first: int, length: int) -> int:
         if first + length > self._entry.length:

@@ -86,6 +86,11 @@ class _Wanted:
     groups: dict[str, int | None] = field(default_factory=dict)
     members: dict[str, set[str]] = field(default_factory=dict)
 
+    def numbers(self) -> set[int]:
+        """All that are written down."""
+        ids = {user.uid for user in self.users.values()} | set(self.groups.values())
+        return {ident for ident in ids if ident is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class _User:
@@ -110,7 +115,8 @@ def plan(
     are those to keep for accounts that ask for none.  Raises NoNumberLeft.
     """
     wanted = _wanted(facts, sysusers)
-    numbers = _Numbers(base.get("passwd", ""), base.get("group", ""), known_users, known_groups)
+    texts = base.get("passwd", ""), base.get("group", "")
+    numbers = _Numbers(*texts, known_users, known_groups, wanted.numbers())
     _add_groups(wanted, numbers)
     _add_users(wanted, numbers)
     return Accounts(
@@ -192,22 +198,26 @@ class _Numbers:
         group: str,
         known_users: Mapping[str, tuple[int, int]],
         known_groups: Mapping[str, int],
+        written: Iterable[int],
     ) -> None:
         self.users = {"root": (0, 0)} | parse_passwd(passwd)
         self.groups = {"root": 0} | parse_group(group)
         self.known_users, self.known_groups = known_users, known_groups
         self.passwd: list[str] = []
         self.group: list[str] = []
-        self._kept = {uid for uid, _ in known_users.values()} | set(known_groups.values())
+        self._uids = {uid for uid, _ in self.users.values()}
+        self._gids = set(self.groups.values())
+        known = {ident for ids in known_users.values() for ident in ids}
+        self._kept = known | set(known_groups.values()) | set(written)
 
     def uid_is_free(self, uid: int) -> bool:
-        return all(uid != used for used, _ in self.users.values())
+        return uid not in self._uids
 
     def gid_is_free(self, gid: int) -> bool:
-        return gid not in self.groups.values()
+        return gid not in self._gids
 
     def next_free(self, name: str) -> int:
-        """The highest number that no user, group or known account has."""
+        """Return the highest number that nobody has, or is to have."""
         for number in range(_HIGHEST, _LOWEST - 1, -1):
             if number not in self._kept and self.uid_is_free(number) and self.gid_is_free(number):
                 return number
@@ -215,10 +225,12 @@ class _Numbers:
 
     def add_group(self, name: str, gid: int) -> None:
         self.groups[name] = gid
+        self._gids.add(gid)
         self.group.append(f"{name}:x:{gid}:")
 
     def add_user(self, name: str, uid: int, gid: int, user: _User) -> None:
         self.users[name] = (uid, gid)
+        self._uids.add(uid)
         self.passwd.append(f"{name}:x:{uid}:{gid}:{user.gecos}:{user.home}:{user.shell}")
 
 
@@ -262,8 +274,9 @@ def _primary_group(name: str, uid: int, user: _User, numbers: _Numbers) -> int:
             numbers.add_group(user.group, numbers.next_free(user.group))
         return numbers.groups[user.group]
     if name not in numbers.groups:
-        free = numbers.gid_is_free(uid)
-        numbers.add_group(name, uid if free else numbers.next_free(name))
+        known = numbers.known_groups.get(name), numbers.known_users.get(name, (0, None))[1]
+        free = [g for g in (*known, uid) if g is not None and numbers.gid_is_free(g)]
+        numbers.add_group(name, free[0] if free else numbers.next_free(name))
     return numbers.groups[name]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from composer.checksum import ObjectChecksum
 from composer.compose.packages import ComposedPackage
 from composer.compose.tree import Tree
-from composer.errors import ComposerError, MissingRequirement, NoSpace
+from composer.errors import ComposerError, NoSpace
 from composer.ostree.repo import Repository
 
 INPUT_DIGEST = "rpmostree.inputhash"
@@ -159,10 +159,6 @@ def _text(metadata: Any, key: str) -> str:
 def _policy(ostree: Any, tree: Tree) -> Any:
     from gi.repository import Gio
 
-    if "selinux" not in ostree.BUILT_FEATURES.split():
-        raise MissingRequirement(
-            "this machine's libostree cannot label: it was built without SELinux"
-        )
     policy = ostree.SePolicy.new(Gio.File.new_for_path(str(tree.root)), None)
     if not policy.get_name():
         raise NoPolicy(

@@ -7,6 +7,7 @@ plugins, variables); nothing but rpm-md is downloaded; the outcome is a sorted v
 from __future__ import annotations
 
 import configparser
+import contextlib
 import difflib
 import logging
 import re
@@ -84,10 +85,10 @@ def solving(
     scratch.mkdir(parents=True, exist_ok=True)
     base = dnf.Base(_configuration(treefile, cachedir, scratch))
     try:
-        _add_repositories(base, treefile, overrides)
         try:
+            _add_repositories(base, treefile, overrides)
             base.fill_sack(load_system_repo=False, load_available_repos=True)
-        except dnf.exceptions.RepoError as error:
+        except (dnf.exceptions.RepoError, dnf.exceptions.ConfigError) as error:
             raise _unusable(error) from error
         _mark(base, treefile)
         yield _resolve(base), base
@@ -108,7 +109,7 @@ def _configuration(treefile: Treefile, cachedir: Path, scratch: Path) -> Any:
 
     conf = dnf.conf.Conf()
     conf.config_file_path = ""
-    conf.reposdir = [str(treefile.directory)]
+    conf.reposdir = [str(treefile.directory.absolute())]
     conf.varsdir = []
     conf.plugins = False
     conf.installroot = str(scratch / "root")
@@ -127,8 +128,7 @@ def _configuration(treefile: Treefile, cachedir: Path, scratch: Path) -> Any:
     conf.deltarpm = False
     conf.keepcache = True
     conf.skip_if_unavailable = False
-    # A repository that changed must be seen; asking for repomd.xml costs little.
-    conf.metadata_expire = 0
+    conf.retries = 3
     return conf
 
 
@@ -157,6 +157,8 @@ def _add_repositories(base: Any, treefile: Treefile, overrides: Mapping[str, str
         if repository.id in wanted:
             _require_no_variables(repository)
             repository.enable()
+            # Asks for repomd.xml again; `metadata_expire = 0` would trust a fresh copy.
+            repository._repo.expire()
         else:
             repository.disable()
 
@@ -244,10 +246,10 @@ def _mark_group(base: Any, name: str) -> None:
     group = base.comps.group_by_pattern(name) if base.comps else None
     if group is None:
         raise dnf.exceptions.CompsError(f"no group {name}")
-    for package in group.mandatory_packages:
-        base.install(package.name)
-    for package in group.default_packages:
-        base.install(package.name, strict=False)
+    for package in (*group.mandatory_packages, *group.default_packages):
+        # A group may list what only other architectures or releases have.
+        with contextlib.suppress(dnf.exceptions.MarkingError):
+            base.install(package.name, strict=False)
 
 
 def _near(spec: str, names: Iterable[str]) -> str:

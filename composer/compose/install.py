@@ -31,6 +31,8 @@ _RPMDB_LINKS = (
     ("usr/lib/sysimage/rpm", "../../share/rpm"),
     ("var/lib/rpm", "../../usr/share/rpm"),
 )
+# librpm 4.18 says that a write failed, but no longer why.
+_FULL_DISK = ("No space left on device", "database or disk is full", "cpio: write")
 _INSIDE = "/target"
 _CHILD = "/composer/rpm_child.py"
 _PYTHON = "/usr/bin/python3"
@@ -180,19 +182,23 @@ def _run(
         as_first=True,
     )
     events = _Events(len(descriptors), report)
+    lifeline, held = os.pipe()
     try:
         sandbox.run(
             [_PYTHON, "-I", _CHILD],
-            stdin=json.dumps(job).encode(),
+            stdin=json.dumps({**job, "lifeline": lifeline}).encode(),
             # librpm takes install times from it, one second apart.
             env={"SOURCE_DATE_EPOCH": str(timestamp)},
-            pass_fds=descriptors,
+            pass_fds=(*descriptors, lifeline),
             on_line=events,
         )
     except CommandFailed as error:
         raise _explained(error.output) from error
     except TimeLimitExceeded as error:
         raise error.within(events.doing) from error
+    finally:
+        os.close(lifeline)
+        os.close(held)
 
 
 def _explained(output: str) -> ComposerError:
@@ -201,8 +207,12 @@ def _explained(output: str) -> ComposerError:
             f"{_PYTHON} has no rpm module",
             hint="apt-get install python3-rpm, or dnf install python3-rpm",
         )
-    if "No space left on device" in output or "database or disk is full" in output:
-        return NoSpace("no space left for the tree", details=output.strip().splitlines()[-4:])
+    if any(sign in output for sign in _FULL_DISK):
+        return NoSpace(
+            "no space left for the tree",
+            details=output.strip().splitlines()[-4:],
+            hint="free some space where --cachedir is, and run the same command again",
+        )
     return TransactionFailed(
         "the rpm transaction failed", details=output.strip().splitlines()[-12:]
     )

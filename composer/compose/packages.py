@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +60,11 @@ def _download(packages: list[Chosen], base: Any, report: Report) -> None:
         return
     wanted = {package.path for package in packages}
     chosen = [p for p in base.transaction.install_set if Path(p.localPkg()) in wanted]
+    progress = _progress(report)
     try:
-        base.download_packages(chosen, _progress(report))
+        base.download_packages(chosen, progress)
     except dnf.exceptions.DownloadError as error:
-        raise _explained(error, packages) from error
+        raise _explained(str(error), progress.failures, packages) from error
 
 
 def _progress(report: Report) -> Any:
@@ -73,25 +74,33 @@ def _progress(report: Report) -> Any:
         def start(self, total_files: int, total_size: int, total_drpms: int = 0) -> None:
             self._total = total_size
             self._done: dict[str, int] = {}
+            self.failures: dict[str, str] = {}
 
         def progress(self, payload: Any, done: int) -> None:
             self._done[str(payload)] = done
             report(Step("download", sum(self._done.values()), self._total, "bytes", str(payload)))
 
         def end(self, payload: Any, status: int, msg: str) -> None:
-            self.progress(payload, payload.download_size)
+            if status in (dnf.callback.STATUS_FAILED, dnf.callback.STATUS_MIRROR):
+                self.failures.setdefault(str(payload), msg)
+            else:
+                self.progress(payload, payload.download_size)
 
     return Progress()
 
 
-def _explained(error: Any, packages: Iterable[Chosen]) -> ComposerError:
-    text = str(error)
-    by_name = {package.path.name: package for package in packages}
-    failed = next((p for name, p in by_name.items() if name in text), None)
+def _explained(text: str, failures: Mapping[str, str], packages: Iterable[Chosen]) -> ComposerError:
+    """Make the error for a download; ``failures`` has what each mirror said, by NEVRA."""
+    failed = next((p for p in packages if str(p.nevra) in text or str(p.nevra) in failures), None)
+    text = "\n".join([*failures.values(), text])
     what = str(failed.nevra) if failed else "a package"
     source = failed.url if failed else ""
     if "No space left" in text or "not enough free space" in text.lower():
-        return NoSpace(f"{what}: no space left while downloading", details=text.splitlines())
+        return NoSpace(
+            f"{what}: no space left while downloading",
+            details=text.splitlines(),
+            hint="free some space there and run the same command again; what arrived is kept",
+        )
     mismatch = _CALCULATED.search(text)
     if mismatch:
         return ChecksumMismatch(

@@ -92,12 +92,13 @@ def compose(request: ComposeRequest, report: Report) -> ComposeResult:
         require_sandbox()
     repository = Repository.open(request.repo) if _is_there(request.repo) else None
     before = previous(repository, treefile.ref) if repository else Previous()
-    with workspace(request.cachedir) as work:
+    cachedir = request.cachedir.absolute()
+    with workspace(cachedir) as work:
         report(Step("solve", item=treefile.ref))
         with solving(
             treefile,
             overrides=request.repositories,
-            cachedir=request.cachedir / "repos",
+            cachedir=cachedir / "repos",
             scratch=work / "dnf",
         ) as (solution, base):
             plan = _plan(treefile, before, solution)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import select
 import sqlite3
 import sys
 from typing import Any, NoReturn
@@ -35,11 +36,22 @@ OUTPUT_MARK = b"\0"
 def main() -> None:
     """Read the job, run the transaction, end with status 0 only when all went well."""
     job = json.load(sys.stdin)
+    require_parent(job["lifeline"])
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     keep_chroot_to_ourselves()
     keep_root_to_ourselves()
     Transaction(job, events).run()
+
+
+def require_parent(lifeline: int) -> None:
+    """End at once if whoever started the sandbox is gone; ``lifeline`` ends with it.
+
+    From here on bubblewrap sees to that, but it only begins to after its own set-up.
+    """
+    os.set_inheritable(lifeline, False)
+    if select.select([lifeline], [], [], 0)[0]:
+        sys.exit("the compose that started this transaction is gone")
 
 
 def keep_chroot_to_ourselves() -> None:
@@ -81,6 +93,7 @@ class Transaction:
         self._rpm, self._job, self._events = rpm, job, events
         self._packages: list[dict[str, Any]] = job["packages"]
         self._installed = 0
+        self._unpack_failed = ""
         for name, value in sorted(job["macros"].items()):
             rpm.addMacro(name, value)
         # At a chroot's edge only a descriptor is the same file on both sides.
@@ -114,6 +127,7 @@ class Transaction:
             transaction.addInstall(header, str(index), "i")
         transaction.order()
         problems = transaction.run(self._callback, "")
+        self._stop_if_unpack_failed()
         transaction.closeDB()
         if problems is not None:
             self._stop("problems", texts=[str(problem) for problem in problems])
@@ -121,6 +135,7 @@ class Transaction:
 
     def _callback(self, what: int, amount: int, total: int, key: Any, data: str) -> int | None:
         rpm = self._rpm
+        self._stop_if_unpack_failed()
         if what == rpm.RPMCALLBACK_INST_OPEN_FILE:
             descriptor = os.dup(self._packages[int(key)]["fd"])
             os.lseek(descriptor, 0, os.SEEK_SET)
@@ -137,8 +152,13 @@ class Transaction:
             # librpm only warns about most of these and goes on; a tree must not.
             self._stop("script-failed", package=self._name(key), phase=self._phase(amount))
         elif what in (rpm.RPMCALLBACK_UNPACK_ERROR, rpm.RPMCALLBACK_CPIO_ERROR):
-            self._stop("unpack-failed", package=self._name(key))
+            self._unpack_failed = self._name(key)
         return None
+
+    def _stop_if_unpack_failed(self) -> None:
+        # librpm prints the reason only after it has called back.
+        if self._unpack_failed:
+            self._stop("unpack-failed", package=self._unpack_failed)
 
     def _name(self, key: Any) -> str:
         # Transaction-wide triggers come with a package's name in place of our key.

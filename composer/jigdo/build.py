@@ -41,7 +41,7 @@ from composer.rpm.package import PackageRef
 from composer.rpm.payload import FileList, opened_payload
 
 _DATA_TARGET = 1 << 20
-_DATA_MOST = 1 << 23
+_DATA_MOST = 1 << 22  # readers hold a frame at a time
 # An object whose path no package has may stand in many packages (an empty file
 # does); a few choices are as good as all of them.
 _OTHER_SOURCES = 8
@@ -96,7 +96,8 @@ def build_set(
     tree = _read_tree(repo, commit_object)
     infos = _read_contents(repo, tree, cache, report, workers)
     headers = sorted({info.header for info in infos})
-    packages = sorted(packages, key=lambda p: (str(p.ref.nevra), p.ref.pkgid))
+    distinct = {package.ref.pkgid: package for package in packages}
+    packages = sorted(distinct.values(), key=lambda p: (str(p.ref.nevra), p.ref.pkgid))
     matches = _Matches(tree, infos)
     for number, package in enumerate(packages):
         matches.add(number, package)
@@ -239,18 +240,17 @@ def _new_contents(
     """List what no package holds; also the ordinal that each content is read from."""
     header_ids = {header: number for number, header in enumerate(headers)}
     in_packages = {ordinal for package in entries for _, ordinal in package}
-    numbers: dict[tuple[bool, ContentDigest], int] = {}
+    numbers: dict[ContentDigest, int] = {}
     order: list[int] = []
     objects = []
     for ordinal in range(len(tree.ordinals)):
         if ordinal in in_packages:
             continue
         info = infos[ordinal]
-        key = (info.header.is_symlink, info.digest)
-        if key not in numbers:
-            numbers[key] = len(order)
+        if info.digest not in numbers:
+            numbers[info.digest] = len(order)
             order.append(ordinal)
-        objects.append((ordinal, numbers[key], header_ids[info.header]))
+        objects.append((ordinal, numbers[info.digest], header_ids[info.header]))
     return make_contents([infos[o].size for o in order], objects), order
 
 

@@ -11,7 +11,7 @@ import hashlib
 import lzma
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate, pairwise
@@ -32,10 +32,12 @@ TRAILER_SIZE = _TRAILER.size
 
 MAX_FRAMES = 1 << 20
 MAX_WINDOW = 27
-MAX_METADATA_FRAME = 1 << 27
+MAX_TREE_FRAME = 1 << 27
+MAX_METADATA_FRAME = 1 << 24
 MAX_DATA_FRAME = 1 << 23
 MAX_INDEX = 1 << 26
 _LEVEL = 19
+_MOST_OVERHEAD = 1 << 16  # what a codec may add to data that it cannot make smaller
 
 
 class Kind(IntEnum):
@@ -120,11 +122,14 @@ class Index:
         sizes, uncompressed = cursor.uvarints(count), cursor.uvarints(count)
         digests = cursor.take(32 * count)
         cursor.end()
+        if index_offset >= 1 << 62:
+            raise cursor.fail("its frames are too large")
         if sum(sizes) != index_offset - _START.size or min(sizes, default=0) < 1:
             raise cursor.fail("its frames do not fill the file up to the index")
         _check_kinds(kinds, cursor)
-        for kind, codec, window, size in zip(kinds, codecs, windows, uncompressed, strict=True):
-            _check_bounds(kind, codec, window, size, cursor)
+        columns = (kinds, codecs, windows, sizes, uncompressed)
+        for kind, codec, window, size, whole in zip(*columns, strict=True):
+            _check_bounds(kind, codec, window, size, whole, cursor)
         return cls(kinds, codecs, windows, sizes, uncompressed, digests)
 
     def dump(self) -> bytes:
@@ -180,13 +185,18 @@ def _check_kinds(kinds: bytes, cursor: Cursor) -> None:
         raise cursor.fail("it has no tree frame")
 
 
-def _check_bounds(kind: int, codec: int, window: int, size: int, cursor: Cursor) -> None:
+def _check_bounds(
+    kind: int, codec: int, window: int, size: int, uncompressed: int, cursor: Cursor
+) -> None:
     if codec not in (Codec.STORED, Codec.ZSTD, Codec.XZ):
         raise cursor.fail(f"unknown codec {codec}; is this program too old?")
     if window > MAX_WINDOW or (codec == Codec.STORED) != (window == 0):
         raise cursor.fail(f"a frame asks for a window of 2^{window} bytes")
-    if size > (MAX_DATA_FRAME if kind == Kind.DATA else MAX_METADATA_FRAME):
-        raise cursor.fail(f"a frame claims {size} bytes, more than its kind may have")
+    bounds = {Kind.DATA: MAX_DATA_FRAME, Kind.TREE: MAX_TREE_FRAME}
+    if uncompressed > bounds.get(Kind(kind), MAX_METADATA_FRAME):
+        raise cursor.fail(f"a frame claims {uncompressed} bytes, more than its kind may have")
+    if size > uncompressed + _MOST_OVERHEAD:
+        raise cursor.fail(f"a frame takes {size} bytes for {uncompressed}")
 
 
 # Compression
@@ -249,17 +259,19 @@ def _unpacked(pieces: Iterable[bytes], codec: Codec, window: int, what: str) -> 
 def _unzstd(pieces: Iterable[bytes], window: int, what: str) -> Iterator[bytes]:
     decoder = zstandard.ZstdDecompressor(max_window_size=1 << window)
     # stream_reader gives pieces of a bounded size, whatever the ratio.
-    source = cast(IO[bytes], _Pieces(pieces))
+    source = cast("IO[bytes]", _Pieces(pieces))
     with decoder.stream_reader(source, read_size=1 << 16) as reader:
         while piece := reader.read(1 << 18):
             yield piece
 
 
 def _unxz(pieces: Iterable[bytes], window: int, what: str) -> Iterator[bytes]:
-    # liblzma counts its own tables too: 64 KiB are ample for one LZMA2 decoder.
-    decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=(1 << window) + (1 << 16))
+    # liblzma counts its own tables too: 65,592 bytes for one LZMA2 decoder.
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=(1 << window) + (1 << 17))
     for piece in pieces:
         data = piece
+        if decoder.eof and piece:
+            raise FormatError(f"{what}: not exactly one xz stream")
         while not decoder.eof:
             out = decoder.decompress(data, max_length=1 << 18)
             data = b""
@@ -340,15 +352,18 @@ class Writer:
         return place
 
 
+Check = Callable[[bytes], object]
+"""Raises VerificationFailed for bytes that are not the right ones."""
+
+
 class RangeReader(Protocol):
     """Gives byte ranges of a .jigdo file, wherever it is."""
 
-    def read(self, first: int, length: int) -> bytes:
-        """Return exactly ``length`` bytes from offset ``first``, or raise."""
-        ...
+    def read(self, first: int, length: int, check: Check) -> bytes:
+        """Return exactly ``length`` bytes from offset ``first`` that pass ``check``, or raise.
 
-    def stream(self, first: int, length: int) -> Iterator[bytes]:
-        """Yield exactly ``length`` bytes from offset ``first``, in pieces, or raise."""
+        A reader that has several places to ask asks the next when ``check`` raises.
+        """
         ...
 
 
@@ -381,14 +396,17 @@ def read_index(reader: RangeReader, place: IndexPlace) -> Index:
     """Read and prove the index at ``place``; raises FormatError and its kin."""
     if place.uncompressed > MAX_INDEX or place.size > MAX_INDEX:
         raise FormatError(f"the index claims {place.uncompressed} bytes; too large")
-    packed = reader.read(place.offset, place.size)
-    pieces = _unpacked((packed,), Codec.ZSTD, MAX_WINDOW, "index")
+    packed = reader.read(place.offset, place.size, lambda packed: _unpack_index(packed, place))
+    return Index.parse(_unpack_index(packed, place), index_offset=place.offset)
+
+
+def _unpack_index(packed: bytes, place: IndexPlace) -> bytes:
     data = bytearray()
-    for piece in pieces:
+    for piece in _unpacked((packed,), Codec.ZSTD, MAX_WINDOW, "index"):
         data += piece
         if len(data) > place.uncompressed:
             raise BoundExceeded(what="index", bound=place.uncompressed)
-    digest = ContentDigest.of(bytes(data))
+    digest = ContentDigest.of(data)
     if digest != place.digest:
         raise ChecksumMismatch(what="index", expected=str(place.digest), actual=str(digest))
-    return Index.parse(bytes(data), index_offset=place.offset)
+    return bytes(data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,8 @@ def parse_head(data: bytes) -> Head:
             nevra = Nevra.parse(entry.nevra)
         except ValueError as error:
             raise FormatError(f"head: packages[{position}].nevra: {error}") from None
+        if str(nevra) != entry.nevra:
+            raise FormatError(f"head: packages[{position}].nevra: it is written {nevra}")
         pkgid = ContentDigest.parse(entry.pkgid)
         ref = PackageRef(nevra, pkgid, entry.size, entry.repository, entry.location)
         packages.append(Package(ref, entry.map))
@@ -185,7 +188,12 @@ def parse_headers(data: bytes) -> tuple[Header, ...]:
         uid, gid, mode, count = cursor.uvarints(4)
         if max(uid, gid, mode) >= 1 << 32 or count > MAX_XATTRS:
             raise cursor.fail("a header's numbers are out of range")
+        if stat.S_IFMT(mode) not in (stat.S_IFREG, stat.S_IFLNK) or mode > 0xFFFF:
+            raise cursor.fail(f"a header of mode {mode:o} is of no file or symlink")
         xattrs = tuple((cursor.prefixed(), cursor.prefixed()) for _ in range(count))
+        names = [name for name, _ in xattrs]
+        if any(not name or b"\0" in name for name in names) or names != sorted(set(names)):
+            raise cursor.fail("a header's attributes are not in order")
         headers.append(Header(uid, gid, mode, xattrs))
     cursor.end()
     if any(later <= earlier for earlier, later in pairwise(headers)):

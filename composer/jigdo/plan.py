@@ -7,8 +7,10 @@ missing here.  Output names every package and frame, with exact bytes.
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 from composer.jigdo.container import Frame, Index, Kind
 from composer.jigdo.manifest import Contents, Head, Map
@@ -108,12 +110,46 @@ def _choose_packages(head: Head, missing: bytearray, maps: Mapping[int, Map]) ->
     chosen = [n for n, ordinals in useful.items() if any(sources[o] == 1 for o in ordinals)]
     covered = set().union(*(useful[number] for number in chosen))
     rest = {n: o - covered for n, o in useful.items() if o - covered}
-    while rest:
-        best = min(rest, key=lambda n: (head.packages[n].ref.size / len(rest[n]), n))
-        gained = rest.pop(best)
-        chosen.append(best)
-        rest = {n: o - gained for n, o in rest.items() if o - gained}
-    return sorted(chosen)
+    chosen += _cheapest(head, rest)
+    return _needed(head, chosen, useful)
+
+
+def _cheapest(head: Head, rest: dict[int, set[int]]) -> list[int]:
+    """Choose by cost per object, unless a single package has all and costs less."""
+
+    def cost(number: int) -> int:
+        return head.packages[number].ref.size
+
+    everything: set[int] = set().union(*rest.values())
+    queue = [(cost(number) / len(ordinals), number) for number, ordinals in rest.items()]
+    heapify(queue)
+    chosen, covered = [], set[int]()
+    while len(covered) < len(everything):
+        _, number = heappop(queue)
+        gained = rest[number] - covered
+        # Gains only shrink, so what still leads after a second look is the best of all.
+        again = (cost(number) / len(gained), number) if gained else None
+        if again and queue and queue[0] < again:
+            heappush(queue, again)
+        elif again:
+            chosen.append(number)
+            covered |= gained
+    whole = [number for number, ordinals in rest.items() if len(ordinals) == len(everything)]
+    single = min(whole, key=lambda n: (cost(n), n), default=None)
+    if single is not None and cost(single) < sum(map(cost, chosen)):
+        return [single]
+    return chosen
+
+
+def _needed(head: Head, chosen: list[int], useful: Mapping[int, set[int]]) -> list[int]:
+    """Leave out what the other chosen packages hold as well, the dearest first."""
+    holders = Counter(ordinal for number in chosen for ordinal in useful[number])
+    kept = set(chosen)
+    for number in sorted(chosen, key=lambda n: (-head.packages[n].ref.size, n)):
+        if all(holders[ordinal] > 1 for ordinal in useful[number]):
+            kept.remove(number)
+            holders.subtract(useful[number])
+    return sorted(kept)
 
 
 def _take(number: int, mapping: Map, left: bytearray) -> PackagePlan:
@@ -140,7 +176,11 @@ def _take_new(index: Index, contents: Contents, left: bytearray) -> NewPlan:
     rows = [row for row, ordinal in enumerate(contents.ordinals) if left[ordinal]]
     rows.sort(key=lambda row: (contents.contents[row], row))
     wanted = [contents.contents[row] for row in rows]
-    spans = [(contents.offsets[c], contents.offsets[c + 1]) for c in dict.fromkeys(wanted)]
+    spans = [
+        (contents.offsets[c], contents.offsets[c + 1])
+        for c in dict.fromkeys(wanted)
+        if contents.size(c)
+    ]
     frames, start, position = [], 0, 0
     for frame in index.of(Kind.DATA):
         end = start + frame.uncompressed

@@ -15,6 +15,7 @@ from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ChecksumMismatch, FormatError
 from composer.jigdo.container import (
     TRAILER_SIZE,
+    Check,
     Frame,
     IndexPlace,
     Kind,
@@ -38,6 +39,8 @@ from composer.ostree.objects import Commit, Header, parse_commit
 
 # Asking for a frame on its own costs more than this many bytes that nobody needs.
 _GAP = 2048
+# What is read at once, which is what is in memory at once.
+_RUN, _RUN_UNCOMPRESSED = 1 << 21, 1 << 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +73,25 @@ class JigdoSet:
     def frames(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bytes]]:
         """Yield frames with their proven, uncompressed bytes, in the order of the file.
 
-        Reads near neighbours with one request and holds one frame at a time.
+        Near neighbours are read with one request, a few megabytes at a time.
         """
         for run in _runs(frames):
-            start = run[0].offset
-            pieces = self._reader.stream(start, run[-1].end - start)
-            buffer, at = bytearray(), start
+            yield from self._read_run(run)
+
+    def _read_run(self, run: list[Frame]) -> list[tuple[Frame, bytes]]:
+        start, length = run[0].offset, run[-1].end - run[0].offset
+        proven: list[tuple[Frame, bytes]] = []
+
+        def prove(packed: bytes) -> None:
+            if len(packed) != length:
+                raise FormatError(f"{len(packed)} bytes came instead of {length}")
+            proven.clear()
             for frame in run:
-                while at + len(buffer) < frame.end:
-                    buffer += next(pieces)
-                packed = bytes(buffer[frame.offset - at : frame.end - at])
-                del buffer[: frame.end - at]
-                at = frame.end
-                yield frame, decompress(packed, frame)
-            for rest in pieces:
-                raise FormatError(f"{len(rest)} bytes more than were asked for")
+                piece = packed[frame.offset - start : frame.end - start]
+                proven.append((frame, decompress(piece, frame)))
+
+        self._reader.read(start, length, prove)
+        return proven
 
     def read_start(self) -> tuple[CommitFrame, list[bytes], tuple[Header, ...], bytes]:
         """Read the frames that every client needs.
@@ -144,15 +151,21 @@ class JigdoSet:
 
 def _parse_dirmetas(data: bytes) -> list[bytes]:
     cursor = Cursor(data, "dirmeta frame")
-    objects = [cursor.prefixed() for _ in range(cursor.count())]
+    # A dirmeta has three numbers of four bytes, and its length before it.
+    objects = [cursor.prefixed() for _ in range(cursor.count(least=13))]
     cursor.end()
     return objects
 
 
 def _runs(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
+    """Group frames that are read together: near each other, and not too much at once."""
     run: list[Frame] = []
     for frame in sorted(frames, key=lambda frame: frame.offset):
-        if run and frame.offset - run[-1].end > _GAP:
+        if run and (
+            frame.offset - run[-1].end > _GAP
+            or frame.end - run[0].offset > _RUN
+            or sum(other.uncompressed for other in run) + frame.uncompressed > _RUN_UNCOMPRESSED
+        ):
             yield run
             run = []
         run.append(frame)
@@ -169,20 +182,15 @@ class FileRanges:
     def __init__(self, path: Path, *, start: int = 0) -> None:
         self._path, self._start = path, start
 
-    def read(self, first: int, length: int) -> bytes:
+    def read(self, first: int, length: int, check: Check = lambda data: None) -> bytes:
         """Return exactly ``length`` bytes; raises FormatError when the file is shorter."""
-        return b"".join(self.stream(first, length))
-
-    def stream(self, first: int, length: int) -> Iterator[bytes]:
-        """Yield exactly ``length`` bytes in pieces."""
         with self._path.open("rb") as stream:
             stream.seek(self._start + first)
-            while length:
-                piece = stream.read(min(length, 1 << 18))
-                if not piece:
-                    raise FormatError(f"{self._path}: shorter than its index says; it was cut")
-                length -= len(piece)
-                yield piece
+            data = stream.read(length)
+        if len(data) != length:
+            raise FormatError(f"{self._path}: shorter than its index says; it was cut")
+        check(data)
+        return data
 
 
 def open_file(path: Path, *, start: int = 0, length: int | None = None) -> JigdoSet:

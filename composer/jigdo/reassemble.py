@@ -39,6 +39,7 @@ from composer.rpm.package import PackageRef
 BATCH_BYTES = 64 << 20
 """After about this many bytes, what was written is landed: the most a power cut costs."""
 
+_PIECE = 1 << 20
 _RESERVE = 16 << 20  # for metadata and what the file system itself needs
 
 
@@ -130,10 +131,13 @@ def _read_tree(
 
 
 def _base_frames(repo: Repository, base: ObjectChecksum | None) -> dict[ContentDigest, None]:
-    if base is None:
+    if base is None or not repo.has("commit", base):
         return {}
     root = repo.commit(base).tree
-    return frame_contents(root, lambda checksum: repo.metadata("dirtree", checksum))
+    try:
+        return frame_contents(root, lambda checksum: repo.metadata("dirtree", checksum))
+    except ComposerError:  # pruned, or otherwise not whole: it saves nothing
+        return {}
 
 
 def _missing(repo: Repository, ordinals: Ordinals) -> bytearray:
@@ -168,9 +172,11 @@ def _read_maps(
 
 
 def _base_packages(repo: Repository, base: ObjectChecksum | None) -> set[str]:
-    packages = repo.commit(base).metadata.get("jigdo-composer.packages", ()) if base else ()
-    assert isinstance(packages, list | tuple)
-    return {pkgid for _, pkgid, _ in packages}
+    if base is None or not repo.has("commit", base):
+        return set()
+    packages = repo.commit(base).metadata.get("jigdo-composer.packages")
+    rows = packages if isinstance(packages, list) else []
+    return {str(row[1]) for row in rows if isinstance(row, tuple) and len(row) == 3}
 
 
 def check_storable(repo: Repository, headers: Sequence[Header]) -> None:
@@ -229,7 +235,10 @@ def reassemble(
         _import_packages(jigdo, wanted.plan, importer, source, batches, counter, workers)
         importer.add_new(jigdo, wanted.plan.new, counter.new)
         _prove(repo, wanted)
-        _write_tree(repo, jigdo.head.commit, wanted)
+        _write_tree(repo, wanted)
+        # A transaction lands in no order: the commit comes after all that it names.
+        batches.land()
+        _write_commit(repo, jigdo.head.commit, wanted.start)
         if ref:
             repo.set_ref(ref, jigdo.head.commit)
 
@@ -373,7 +382,7 @@ class _DataStream:
                 frame, self._data = next(self._frames)
                 self._start = self._starts[frame.number]
             offset = start - self._start
-            piece = self._data[offset : offset + size]
+            piece = self._data[offset : offset + min(size, _PIECE)]
             yield piece
             start += len(piece)
             size -= len(piece)
@@ -391,16 +400,19 @@ def _prove(repo: Repository, wanted: Wanted) -> None:
         )
 
 
-def _write_tree(repo: Repository, checksum: ObjectChecksum, wanted: Wanted) -> None:
-    """Write dirmetas, dirtrees (children first) and the commit."""
+def _write_tree(repo: Repository, wanted: Wanted) -> None:
+    """Write dirmetas and dirtrees, children first."""
     for dirmeta in wanted.dirmetas:
         repo.write_metadata("dirmeta", ObjectChecksum(ContentDigest.of(dirmeta)), dirmeta)
     for tree, data in reversed(wanted.dirtrees.items()):
         repo.write_metadata("dirtree", tree, data)
     _require_dirmetas(repo, wanted)
-    if wanted.start.detached:
-        repo.write_detached_metadata(checksum, wanted.start.detached)
-    repo.write_metadata("commit", checksum, wanted.start.data)
+
+
+def _write_commit(repo: Repository, checksum: ObjectChecksum, commit: CommitFrame) -> None:
+    if commit.detached:
+        repo.write_detached_metadata(checksum, commit.detached)
+    repo.write_metadata("commit", checksum, commit.data)
 
 
 def _require_dirmetas(repo: Repository, wanted: Wanted) -> None:

@@ -99,7 +99,7 @@ def make_set(
         rpm = build_set_rpm(
             plain,
             name=head.name,
-            version=head.version or "0",
+            version=head.version,
             release=_RELEASE,
             arch="noarch",
             ref=head.ref,

@@ -129,7 +129,9 @@ def sign_rpm(path: Path, *, key: str, homedir: Path | None = None) -> None:
     Size, digest and the place of the payload change.  Raises CommandFailed.
     """
     require_program("rpmsign", package="rpm (Debian) or rpm-sign (Fedora)")
-    argv = ["rpmsign", "--addsign", "--define", f"_gpg_name {key}"]
+    # Debian's rpm looks for gpg2, which Debian does not have.
+    gpg = require_program("gpg", package="gnupg")
+    argv = ["rpmsign", "--addsign", "--define", f"_gpg_name {key}", "--define", f"__gpg {gpg}"]
     if homedir is not None:
         argv += ["--define", f"_gpg_path {homedir.resolve()}"]
     hint = "is the secret key in that GPG home, without a passphrase or with an agent?"

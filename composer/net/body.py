@@ -82,8 +82,8 @@ class Body:
         """Judge status and headers; raises AttemptFailed at once where nothing can follow.
 
         ``headers`` have lower-case names.  Status 0 is a local file, whose range
-        libcurl has already applied.  An answer that is an error with a short page
-        raises only in ``end``, so that the connection can be used again.
+        libcurl has already applied.  An error's page is read, within bounds, so
+        that the connection can be used again; ``end`` returns the error.
         """
         self.status = status
         if status == 206:
@@ -149,15 +149,14 @@ class Body:
             self.complete = self.span.exact and not self.span.whole
         return kept
 
-    def end(self) -> None:
-        """The answer has ended; raises AttemptFailed when it was an error or too short."""
-        if self.fault is not None:
-            raise self.fault
-        if self.span.exact and self.kept < self.span.length:
-            if not self.status:
-                raise self._too_short(have=self.span.first + self.kept)
-            # Without a Content-Length a broken connection looks like the end of the file.
-            raise AttemptFailed(f"ended after {self.kept} bytes", Verdict.TRANSIENT)
+    def end(self) -> AttemptFailed | None:
+        """The answer has ended; returns what is wrong when it was an error or too short."""
+        if self.fault is not None or not self.span.exact or self.kept == self.span.length:
+            return self.fault
+        if not self.status:
+            return self._too_short(have=self.span.first + self.kept)
+        # Without a Content-Length a broken connection looks like the end of the file.
+        return AttemptFailed(f"ended after {self.kept} bytes", Verdict.TRANSIENT)
 
     def _too_long(self) -> AttemptFailed:
         bound = self.span.length if not self.span.whole else self.span.first + self.span.length

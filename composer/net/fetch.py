@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from composer.net.body import Span
-from composer.net.connections import Connections, Job, Limits
+from composer.net.connections import Connections, Limits
+from composer.net.job import Job
 from composer.net.location import Mirrors
 from composer.net.traffic import Traffic
 

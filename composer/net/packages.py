@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from composer.checksum import ContentDigest
 from composer.errors import ChecksumMismatch, ComposerError, NotFound
 from composer.net.body import Span
-from composer.net.connections import Connections, Job, Limits
+from composer.net.connections import Connections, Limits
+from composer.net.job import Job
 from composer.net.location import Mirrors
 from composer.net.traffic import Traffic
 from composer.progress import Report, Step, silent

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
+from composer.errors import ChecksumMismatch
 from composer.ostree.objects import Header
 from composer.ostree.repo import Repository
 
@@ -43,12 +44,25 @@ class ContentInfo:
 
 
 def read_info(repo: Repository, checksum: ObjectChecksum) -> ContentInfo:
-    """Read one object, in pieces."""
+    """Read one object, in pieces; raises VerificationFailed when it is damaged."""
     header, size, pieces = repo.content(checksum)
-    state = hashlib.sha256()
-    for piece in pieces:
-        state.update(piece)
-    return ContentInfo(header, size, ContentDigest(state.digest()))
+    if header.is_symlink:
+        target = b"".join(pieces)
+        content, whole = hashlib.sha256(target), hashlib.sha256(header.serialized(target))
+    else:
+        content, whole = hashlib.sha256(), hashlib.sha256(header.serialized())
+        for piece in pieces:
+            content.update(piece)
+            whole.update(piece)
+    if whole.digest() != checksum:
+        raise ChecksumMismatch(
+            what=f"object {checksum}",
+            expected=str(checksum),
+            actual=whole.hexdigest(),
+            source=str(repo.path),
+            hint=f"the repository is damaged; see: ostree --repo={repo.path} fsck",
+        )
+    return ContentInfo(header, size, ContentDigest(content.digest()))
 
 
 class DigestCache:
@@ -58,12 +72,20 @@ class DigestCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
 
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return _database(self._path)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:  # damaged: it is only a cache
+            self._path.unlink()
+            return _database(self._path)
+
     def lookup(
         self, repo: Repository, checksums: Sequence[ObjectChecksum], *, workers: int = 2
     ) -> Iterator[ContentInfo]:
         """Yield the info of each of ``checksums``, in order; new ones are read in parallel."""
-        with closing(sqlite3.connect(self._path, isolation_level=None)) as database:
-            database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + _SCHEMA)
+        with closing(self._open()) as database:
             headers = _Headers(database)
             with ThreadPoolExecutor(workers) as pool:
                 for start in range(0, len(checksums), _BATCH):
@@ -77,26 +99,43 @@ class DigestCache:
                     yield from (known[checksum] for checksum in batch)
 
 
+def _database(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None, timeout=60)
+    try:
+        database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + _SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
 class _Headers:
     """The header table, both ways, in memory: a tree has few distinct headers."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
-        self.by_id: dict[int, Header] = {}
+        self._by_id: dict[int, Header] = {}
         self._ids: dict[Header, int] = {}
-        for number, uid, gid, mode, xattrs in database.execute("SELECT * FROM header"):
+        self._load()
+
+    def _load(self) -> None:
+        for number, uid, gid, mode, xattrs in self._database.execute("SELECT * FROM header"):
             self._remember(number, Header(uid, gid, mode, _unpack(xattrs)))
 
     def _remember(self, number: int, header: Header) -> None:
-        self.by_id[number], self._ids[header] = header, number
+        self._by_id[number], self._ids[header] = header, number
+
+    def header(self, number: int) -> Header:
+        if number not in self._by_id:  # another process has added it
+            self._load()
+        return self._by_id[number]
 
     def number(self, header: Header) -> int:
         if header not in self._ids:
             values = (header.uid, header.gid, header.mode, _pack(header.xattrs))
             columns = "(uid, gid, mode, xattrs) VALUES (?, ?, ?, ?)"
-            done = self._database.execute(f"INSERT INTO header {columns}", values)
-            assert done.lastrowid is not None
-            self._remember(done.lastrowid, header)
+            self._database.execute(f"INSERT OR IGNORE INTO header {columns}", values)
+            self._load()
         return self._ids[header]
 
 
@@ -106,7 +145,7 @@ def _stored(
     marks = ",".join("?" * len(checksums))
     rows = database.execute(f"SELECT * FROM content WHERE object IN ({marks})", list(checksums))
     for checksum, size, digest, header in rows:
-        info = ContentInfo(headers.by_id[header], size, ContentDigest(digest))
+        info = ContentInfo(headers.header(header), size, ContentDigest(digest))
         yield ObjectChecksum(checksum), info
 
 

@@ -47,6 +47,22 @@ class Header:
         pairs = [(name + b"\0", value) for name, value in self.xattrs]
         return GLib.Variant("a(ayay)", pairs)
 
+    def serialized(self, target: bytes = b"") -> bytes:
+        """Return the bytes that stand before the content when libostree checksums it.
+
+        ``(uuuusa(ayay))`` in network byte order (uid, gid, mode, rdev 0, symlink
+        target, xattrs), behind its length: ostree-core.c, file header with size.
+        """
+        from gi.repository import GLib
+
+        numbers = [
+            int.from_bytes(n.to_bytes(4, "little"), "big") for n in (self.uid, self.gid, self.mode)
+        ]
+        pairs = [(name + b"\0", value) for name, value in self.xattrs]
+        variant = GLib.Variant("(uuuusa(ayay))", (*numbers, 0, target.decode(), pairs))
+        data: bytes = variant.get_data_as_bytes().get_data()
+        return len(data).to_bytes(4, "big") + bytes(4) + data
+
 
 @dataclass(frozen=True, slots=True)
 class TreeFile:
@@ -100,6 +116,8 @@ def _parse_dirtree(data: bytes) -> DirTree:
         directories.append(TreeDirectory(name, tree, meta))
     _require_order([entry.name for entry in files])
     _require_order([entry.name for entry in directories])
+    if {entry.name for entry in files} & {entry.name for entry in directories}:
+        raise ValueError("a name is of a file and of a directory")
     return DirTree(tuple(files), tuple(directories))
 
 

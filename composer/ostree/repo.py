@@ -16,9 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from composer.checksum import ObjectChecksum
-from composer.errors import ComposerError, NoSpace, NotFound, VerificationFailed
+from composer.checksum import ContentDigest, ObjectChecksum
+from composer.errors import ChecksumMismatch, ComposerError, NoSpace, NotFound, VerificationFailed
 from composer.ostree.objects import Commit, DirTree, Header, parse_commit, parse_dirtree
+from composer.system.files import explained
 
 if TYPE_CHECKING:
     from gi.repository import GLib
@@ -50,6 +51,11 @@ def _errors(what: str) -> Iterator[None]:
 
     try:
         yield
+    except OSError as error:
+        explanation = explained(error, Path(what))
+        raise (
+            explanation if explanation is not error else RepositoryError(f"{what}: {error}")
+        ) from error
     except GLib.Error as error:
         full = error.matches(Gio.io_error_quark(), Gio.IOErrorEnum.NO_SPACE)
         if full or "min-free-space" in error.message or "No space left" in error.message:
@@ -233,6 +239,11 @@ class Repository:
             "dirtree": "(a(say)a(sayay))",
             "dirmeta": "(uuua(ayay))",
         }
+        actual = ContentDigest.of(data)  # a metadata object's checksum is over its bytes alone
+        if actual != bytes(checksum):
+            raise ChecksumMismatch(
+                what=f"{kind} object", expected=str(checksum), actual=str(actual)
+            )
         variant = GLib.Variant.new_from_bytes(
             GLib.VariantType.new(type_of[kind]), GLib.Bytes.new(data), False
         )
@@ -322,11 +333,15 @@ class Repository:
 
     def fsck_commit(self, commit: ObjectChecksum) -> None:
         """Re-hash every object that ``commit`` reaches; raises VerificationFailed."""
-        with _errors(f"commit {commit}"):
-            _, reachable = self._repo.traverse_commit(str(commit), 0, None)
-            for key in reachable:
-                checksum, kind = _ostree().object_name_deserialize(key)
-                self._repo.fsck_object(kind, checksum, None)
+        try:
+            self.metadata("commit", commit)  # traversing a commit that is not here finds nothing
+            with _errors(f"commit {commit}"):
+                _, reachable = self._repo.traverse_commit(str(commit), 0, None)
+                for key in reachable:
+                    checksum, kind = _ostree().object_name_deserialize(key)
+                    self._repo.fsck_object(kind, checksum, None)
+        except RepositoryError as error:
+            raise VerificationFailed(error.message) from error
 
 
 class ContentWriter:
@@ -351,7 +366,7 @@ class ContentWriter:
         h, want = self._header, str(expected) if expected else None
         with _errors(f"object {expected or 'of unknown checksum'}"):
             if h.is_symlink:
-                target = data.decode()
+                target = _symlink_target(data)
                 written = self._repo.write_symlink(want, h.uid, h.gid, self._xattrs, target, None)
             else:
                 written = self._repo.write_regfile_inline(
@@ -368,7 +383,7 @@ class ContentWriter:
         h, want = self._header, str(expected) if expected else None
         with _errors(f"object {expected or 'of unknown checksum'}"):
             stream = self._repo.write_regfile(want, h.uid, h.gid, h.mode, size, self._xattrs)
-            for piece in pieces:
+            for piece in _exactly(size, pieces):
                 stream.write_all(piece, None)
             written = stream.finish(None)
         return ObjectChecksum.parse(written)
@@ -387,12 +402,11 @@ class ContentWriter:
         info.set_attribute_uint32("unix::mode", h.mode)
         info.set_size(size)
         with (
-            tempfile.TemporaryFile(dir=self._path / "tmp") as spool,
             _errors(f"object {expected or 'of unknown checksum'}"),
+            tempfile.TemporaryFile(dir=self._path / "tmp", buffering=0) as spool,
         ):
-            for piece in pieces:
+            for piece in _exactly(size, pieces):
                 spool.write(piece)
-            spool.flush()
             spool.seek(0)
             source = Gio.UnixInputStream.new(spool.fileno(), False)
             _, stream, length = _ostree().raw_file_to_content_stream(
@@ -410,6 +424,27 @@ def _kind(kind: str) -> Any:
         "dirmeta": types.DIR_META,
         "commit": types.COMMIT,
     }[kind]
+
+
+def _symlink_target(data: bytes) -> str:
+    try:
+        target = data.decode()
+    except UnicodeDecodeError:
+        target = ""
+    if not target or "\0" in target:
+        raise VerificationFailed(f"{data[:200]!r} cannot be a symlink's target in OSTree")
+    return target
+
+
+def _exactly(size: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    left = size
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            break
+        yield piece
+    if left:
+        raise VerificationFailed(f"{size} bytes were declared; there are {size - left}")
 
 
 def _swapped(number: int) -> int:

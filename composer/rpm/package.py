@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Nevra:
         epoch, colon, version = evr.rpartition(":")
         number = epoch if colon else "0"
         fields_good = all(_FIELD.match(field) for field in (version, release, arch))
-        if not (dot and dash and dash2 and number.isdecimal() and fields_good):
+        if not (dot and dash and dash2 and number.isascii() and number.isdecimal() and fields_good):
             raise ValueError(f"expected name-[epoch:]version-release.arch, got {text[:120]!r}")
         if not _NAME.match(name):
             raise ValueError(f"not a package name: {name[:120]!r}")
@@ -63,7 +64,10 @@ class Nevra:
         # rpm's own query shows a package without an architecture tag as "(none)".
         arch = "src" if header.isSource() else header["arch"] or "noarch"
         name, version, release = fields.values()
-        return cls(name, header["epoch"] or 0, version, release, arch)
+        nevra = cls(name, header["epoch"] or 0, version, release, arch)
+        if cls.parse(str(nevra)) != nevra:
+            raise ValueError(f"the header's identity is not clean: {str(nevra)[:200]!r}")
+        return nevra
 
     @property
     def evr(self) -> str:
@@ -129,7 +133,8 @@ def _read_header(stream: Any, path: Path) -> Any:
     return header
 
 
-_messages: Any = None
+_messages = -1
+_collecting = threading.Lock()
 
 
 def _collect_messages() -> None:
@@ -137,20 +142,21 @@ def _collect_messages() -> None:
     global _messages
     import rpm
 
-    if _messages is None:
-        _messages = os.fdopen(os.memfd_create("librpm-log"), "w+b", buffering=0)
-        rpm.setLogFile(_messages)
-        rpm.setVerbosity(rpm.RPMLOG_ERR)
+    with _collecting:
+        if _messages < 0:
+            _messages = os.memfd_create("librpm-log")
+            rpm.setLogFile(_messages)  # librpm's own for as long as the process lives
+            rpm.setVerbosity(rpm.RPMLOG_ERR)
 
 
 def messages_of(error: object) -> str:
     """Give what librpm said last, or ``error`` itself; forgets what it gives."""
-    if _messages is None:
+    if _messages < 0:
         return str(error)
-    _messages.seek(0)
-    lines = [line.strip() for line in _messages.read(1 << 16).decode(errors="replace").splitlines()]
-    _messages.truncate(0)
-    _messages.seek(0)
+    text = os.pread(_messages, 1 << 16, 0).decode(errors="replace")
+    os.ftruncate(_messages, 0)
+    os.lseek(_messages, 0, os.SEEK_SET)
+    lines = [line.strip() for line in text.splitlines()]
     said = [line.removeprefix("error: ") for line in lines if line]
     return "; ".join(dict.fromkeys([*said[-3:], str(error)]))
 

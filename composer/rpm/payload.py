@@ -149,13 +149,23 @@ class Content:
         """Read the rest of the content as one piece; for small files."""
         return b"".join(self.pieces(max(self._left, 1)))
 
+    def _read(self, length: int) -> bytes:
+        import rpm
+
+        try:
+            data = self._archive.read(length)
+        except (rpm.error, OSError) as error:
+            raise PackageRefused(f"its payload cannot be read: {messages_of(error)}") from error
+        assert isinstance(data, bytes)
+        return data
+
     def pieces(self, length: int = 1 << 20) -> Iterator[bytes]:
         """Read the rest in pieces of at most ``length`` bytes.
 
         Raises PackageRefused when the payload ends early.
         """
         while self._left:
-            piece = self._archive.read(min(length, self._left))
+            piece = self._read(min(length, self._left))
             if not piece:
                 raise PackageRefused("its payload has less content than its header declares")
             self._left -= len(piece)
@@ -173,7 +183,7 @@ def opened_payload(path: Path) -> Iterator[tuple[Any, FileList, Callable[[], Ite
 
     with opened(path) as (header, stream):
         try:
-            files = read_file_list(header)
+            files, listed = _read_files(header)
             if (header["payloadformat"] or "cpio") != "cpio":
                 raise PackageRefused(
                     f"its payload is a {header['payloadformat']}, not an archive of files"
@@ -182,13 +192,22 @@ def opened_payload(path: Path) -> Iterator[tuple[Any, FileList, Callable[[], Ite
             if compressor not in _IO:
                 raise PackageRefused(f"its payload compressor {compressor!r} is not known")
             payload = rpm.fd(stream, "r", _IO[compressor])
-            archive = rpm.files(header).archive(payload)
+            archive = listed.archive(payload)
             try:
                 yield header, files, lambda: _contents(archive, files)
             finally:
                 payload.close()
         except PackageRefused as error:
             raise error.within(path.name) from None
+
+
+def _read_files(header: Any) -> tuple[FileList, Any]:
+    import rpm
+
+    try:
+        return read_file_list(header), rpm.files(header)
+    except (rpm.error, ValueError) as error:
+        raise PackageRefused(f"its header's list of files is damaged: {error}") from error
 
 
 def _contents(archive: Any, files: FileList) -> Iterator[Content]:

@@ -91,6 +91,7 @@ def _record(node: Any) -> Record:
     href = location.get("href") if location is not None else None
     if not type or not href:
         raise FormatError("repomd.xml: a data record without type or location")
+    _require_below(href, "repomd.xml")
     return Record(
         type=type,
         location=href,
@@ -98,6 +99,12 @@ def _record(node: Any) -> Record:
         size=_number(node, type, "size"),
         open_size=_number(node, type, "open-size"),
     )
+
+
+def _require_below(location: str, what: str) -> None:
+    """Refuse a location that leads out of the repository (CVE-2020-14352 in librepo)."""
+    if location.startswith("/") or ".." in location.split("/") or "\0" in location:
+        raise FormatError(f"{what}: location {location[:200]!r} leads out of the repository")
 
 
 def _checksum(node: Any, type: str) -> ContentDigest | None:
@@ -132,17 +139,26 @@ def unpack_record(
     what = f"{record.type} of rpm-md"
     bound = limit if record.open_size is None else min(limit, record.open_size)
     written = 0
-    try:
-        stream = _decompressed(packed, record)
-        while piece := stream.read(_CHUNK):
-            written += len(piece)
-            if written > bound:
-                raise BoundExceeded(what=what, bound=bound)
-            into.write(piece)
-    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise FormatError(f"{what}: {error}") from error
+    for piece in _pieces(packed, record, what):
+        written += len(piece)
+        if written > bound:
+            raise BoundExceeded(what=what, bound=bound)
+        into.write(piece)
     if record.open_size is not None and written != record.open_size:
         raise FormatError(f"{what}: {written} bytes where {record.open_size} were declared")
+
+
+def _pieces(packed: BinaryIO, record: Record, what: str) -> Iterator[bytes]:
+    stream = _decompressed(packed, record)
+    try:
+        while piece := stream.read(_CHUNK):
+            yield piece
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise FormatError(f"{what}: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise FormatError(f"{what}: {error}") from error  # gzip and bz2 mean the data
 
 
 def check_record(packed: BinaryIO, record: Record) -> None:
@@ -277,6 +293,7 @@ def _reference(package: Any, repository: str) -> PackageRef:
             f"primary.xml: {nevra}: its checksum is {package.checksum_type}, not sha256",
             hint="make the metadata again: createrepo_c --checksum sha256",
         )
+    _require_below(package.location_href, "primary.xml")
     try:
         parsed, pkgid = Nevra.parse(nevra), ContentDigest.parse(package.pkgId)
     except ValueError as error:

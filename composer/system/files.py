@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from composer.errors import NoSpace
 
@@ -75,14 +75,19 @@ def remove_tree(root: Path) -> None:
     """
     import shutil
 
-    def make_writable(function: object, path: str, error: object) -> None:
-        parent = os.path.dirname(path)
-        os.chmod(parent, stat.S_IRWXU)
-        if os.path.isdir(path) and not os.path.islink(path):
+    tried: set[str] = set()
+
+    def make_writable(function: Any, path: str, error: Any) -> None:
+        if path in tried:
+            raise error[1]
+        tried.add(path)
+        if path != str(root):
+            os.chmod(os.path.dirname(path), stat.S_IRWXU)
+        if function in (os.rmdir, os.unlink):
+            function(path)
+        else:
             os.chmod(path, stat.S_IRWXU)
-            shutil.rmtree(path)
-        elif os.path.lexists(path):
-            os.unlink(path)
+            shutil.rmtree(path, onerror=make_writable)
 
     if root.is_symlink() or not root.exists():
         return

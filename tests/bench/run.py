@@ -1,9 +1,10 @@
 """The benchmark of the main job: ours against ostree and rpm, on the same machine in one run.
 
-    python -m tests.bench.run --corpus DIR --out FILE.md [--times N] [--work DIR]
+    python -m tests.bench.run [--corpus DIR] [--out FILE.md] [--times N] [--work DIR]
 
-DIR holds v1/ (an rpm-md repository), debrpm.yaml (its treefile).  nginx serves both
-sides.  Writes a Markdown table of ratios and a JSON file beside it.
+DIR holds v1/ (an rpm-md repository) and debrpm.yaml (its treefile); without it, the
+tool in $JIGDO_SHARED (or ../shared) makes it, once.  nginx serves both sides.
+Writes a Markdown table of ratios, and a JSON file beside it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from tests.bench.measure import Measured, in_turn, measure, median
 from tests.net.real_servers import nginx_server
 
+TOP = Path(__file__).resolve().parents[2]
 JIGDO = [sys.executable, "-m", "composer", "--quiet"]
 
 
@@ -204,16 +206,29 @@ def _workdir(given: Path | None) -> Iterator[Path]:
         yield Path(directory)
 
 
+def make_corpus() -> Path:
+    """Make the whole corpus (about 5 minutes), or find what was made before."""
+    shared = Path(os.environ.get("JIGDO_SHARED") or TOP.parent / "shared")
+    tool = shared / "tools" / "make_debrpm.py"
+    if not tool.exists():
+        sys.exit(f"error: {tool} is not there; name a corpus with --corpus")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    corpus = cache / "jigdo-composer" / "corpus-full"
+    if not (corpus / "debrpm.yaml").exists():
+        subprocess.run(["/usr/bin/python3", tool, "--out", corpus], check=True)
+    return corpus
+
+
 def main() -> None:
     """Run everything and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
-    parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--out", type=Path, default=TOP / ".cache" / "bench.md")
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--work", type=Path)
     options = parser.parse_args()
     with _workdir(options.work) as work:
-        bench = Bench(options.corpus.resolve(), work, options.times)
+        bench = Bench((options.corpus or make_corpus()).resolve(), work, options.times)
         for part in (bench.help, bench.compose, bench.build_set, bench.pull, bench.payload):
             part()
     rows = ["| what | ours | theirs | ratio | limit |", "|---|---|---|---|---|"]

@@ -62,10 +62,10 @@ def build(spec: Spec, into: Path) -> Path:
     sources = top / "files"
     sources.mkdir(parents=True)
     listed, commands = [], []
-    for number, (path, file) in enumerate(sorted(spec.files.items())):
-        commands.append(_install(path, file, sources / str(number)))
+    for number, (name, file) in enumerate(sorted(spec.files.items())):
+        commands.append(_install(name, file, sources / str(number)))
         prefix = f"%attr({file.mode},{file.owner},{file.group}) " if not file.link else ""
-        listed.append(f"{file.mark} {'%dir ' if file.directory else ''}{prefix}{path}".strip())
+        listed.append(f"{file.mark} {'%dir ' if file.directory else ''}{prefix}{name}".strip())
     text = [
         f"Name: {spec.name}",
         f"Version: {spec.version}",

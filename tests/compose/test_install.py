@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sqlite3
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from composer.compose import rpm_child
 from composer.compose.accounts import UnknownOwner
 from composer.compose.install import KnownAccounts, ScriptletFailed, TransactionFailed
 from composer.compose.postprocess import postprocess
@@ -216,6 +218,22 @@ def test_documentation_and_languages_are_left_out(install_specs: Install) -> Non
     assert tree.exists("usr/share/locale/de/a")
     assert not tree.exists("usr/share/locale/fr/a")
     assert "rpmdb.sqlite" in there
+
+
+def test_transaction_does_not_begin_when_its_compose_is_gone() -> None:
+    lifeline, held = os.pipe()
+    os.close(held)
+    done = subprocess.run(
+        ["/usr/bin/python3", "-I", rpm_child.__file__],
+        input=json.dumps({"lifeline": lifeline}),
+        pass_fds=[lifeline],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    os.close(lifeline)
+    assert done.returncode == 1
+    assert "is gone" in done.stderr
 
 
 def test_rpmdb_is_one_settled_file_that_rpm_reads(install_specs: Install) -> None:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,6 +12,7 @@ from composer.compose.packages import ComposedPackage, fetch
 from composer.compose.treefile import load
 from composer.errors import ChecksumMismatch, NotFound
 from composer.progress import silent
+from tests.compose.http_server import asked_packages, served
 from tests.compose.rpms import Spec, repository
 
 
@@ -35,26 +31,6 @@ def get(tmp_path: Path, url: str) -> tuple[ComposedPackage, ...]:
         scratch=tmp_path / "scratch",
     ) as (solution, base):
         return fetch(solution, base, silent)
-
-
-@contextmanager
-def served(directory: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve ``directory``; yields its URL and the list of requested paths."""
-    asked: list[str] = []
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            asked.append(self.path)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(directory)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def flip(path: Path) -> None:
@@ -93,33 +69,32 @@ def test_local_package_with_another_digest_is_refused(
 
 def test_missing_local_package_is_named(tmp_path: Path, repo: Path) -> None:
     (repo / "two-1-1.noarch.rpm").unlink()
-    with pytest.raises(NotFound, match="two-1-1.noarch"):
+    with pytest.raises(NotFound, match="two-1-1"):
         get(tmp_path, str(repo))
 
 
 def test_packages_are_downloaded_once(tmp_path: Path, repo: Path) -> None:
-    with served(repo) as (url, asked):
+    log = tmp_path / "log"
+    with served(repo, log) as url:
         first = get(tmp_path, url)
-        assert sum(path.endswith(".rpm") for path in asked) == 2
-        asked.clear()
         assert get(tmp_path, url) == first
-    assert [path for path in asked if path.endswith(".rpm")] == []
+    assert len(asked_packages(log)) == 2
 
 
 def test_spoilt_download_of_an_earlier_run_is_fetched_again(tmp_path: Path, repo: Path) -> None:
-    with served(repo) as (url, asked):
+    log = tmp_path / "log"
+    with served(repo, log) as url:
         one, two = get(tmp_path, url)
         flip(one.path)
         two.path.write_bytes(two.path.read_bytes()[:50])
-        asked.clear()
         again = get(tmp_path, url)
     assert again == (one, two)
-    assert sum(path.endswith(".rpm") for path in asked) == 2
+    assert len(asked_packages(log)) == 4
 
 
 def test_mirror_with_another_package_is_refused(tmp_path: Path, repo: Path) -> None:
     flip(repo / "one-1-1.noarch.rpm")
-    with served(repo) as (url, _), pytest.raises(ChecksumMismatch) as caught:
+    with served(repo, tmp_path / "log") as url, pytest.raises(ChecksumMismatch) as caught:
         get(tmp_path, url)
     assert "one-1-1.noarch" in caught.value.message
     assert caught.value.expected != caught.value.actual
@@ -127,6 +102,6 @@ def test_mirror_with_another_package_is_refused(tmp_path: Path, repo: Path) -> N
 
 def test_package_missing_from_the_mirror_is_named(tmp_path: Path, repo: Path) -> None:
     (repo / "one-1-1.noarch.rpm").unlink()
-    with served(repo) as (url, _), pytest.raises(NotFound, match="one-1-1.noarch") as caught:
+    with served(repo, tmp_path / "log") as url, pytest.raises(NotFound, match="one-1-1") as caught:
         get(tmp_path, url)
     assert any(url in line for line in caught.value.details)

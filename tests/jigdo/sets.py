@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import io
 import subprocess
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import FormatError
-from composer.jigdo.build import BuiltSet, LocalPackage, build_set
-from composer.jigdo.container import TRAILER_SIZE, Index, IndexPlace, Kind, Writer, parse_trailer
+from composer.jigdo.build import LocalPackage, build_set
+from composer.jigdo.container import (
+    TRAILER_SIZE,
+    Check,
+    Index,
+    IndexPlace,
+    Kind,
+    Writer,
+    parse_trailer,
+)
 from composer.jigdo.reader import JigdoSet
 from composer.jigdo.reassemble import Arriving, examine, reassemble
 from composer.ostree.digests import DigestCache
@@ -29,16 +37,13 @@ class MemoryRanges:
         self.data = data
         self.requests: list[tuple[int, int]] = []
 
-    def read(self, first: int, length: int) -> bytes:
+    def read(self, first: int, length: int, check: Check = lambda data: None) -> bytes:
         self.requests.append((first, length))
         if first + length > len(self.data):
             raise FormatError("the set was cut")
-        return self.data[first : first + length]
-
-    def stream(self, first: int, length: int) -> Iterator[bytes]:
-        data = self.read(first, length)
-        for start in range(0, length, 4096):
-            yield data[start : start + 4096]
+        data = self.data[first : first + length]
+        check(data)
+        return data
 
 
 def open_bytes(data: bytes) -> JigdoSet:
@@ -129,7 +134,6 @@ class SetOnDisk:
     commit: ObjectChecksum
     packages: tuple[LocalPackage, ...]
     data: bytes = field(repr=False)
-    built: BuiltSet = field(repr=False)
 
     def open(self) -> JigdoSet:
         return open_bytes(self.data)
@@ -152,7 +156,8 @@ def build(
     out = io.BytesIO()
     cache = DigestCache(scratch / "digests.sqlite")
     built = build_set(repo, commit, packages, ref=REF, into=out, cache=cache, workers=workers)
-    return SetOnDisk(repo, commit, tuple(packages), out.getvalue(), built)
+    assert built.index == place_of(out.getvalue())
+    return SetOnDisk(repo, commit, tuple(packages), out.getvalue())
 
 
 def pull(
@@ -162,8 +167,15 @@ def pull(
     *,
     base: ObjectChecksum | None = None,
     workers: int = 2,
+    durable: bool = False,
 ) -> None:
-    """Examine and reassemble, as a client does."""
+    """Examine and reassemble, as a client does.
+
+    Only when ``durable`` does libostree stage objects before they land.
+    """
+    if not durable:
+        repo = Repository.open(repo.path)
+        repo.disable_fsync()
     wanted = examine(jigdo, repo, base=base, check=lambda commit: None)
     reassemble(jigdo, wanted, repo, source, ref=REF, workers=workers)
 
@@ -202,6 +214,8 @@ def write_tree(
     permissions.
     """
     root = _Directory()
+    repo = Repository.open(repo.path)  # the caller's keeps its way of writing
+    repo.disable_fsync()
     with repo.transaction():
         for line in text.strip().splitlines():
             path, mode, owner, *rest = line.split(maxsplit=3)
@@ -236,7 +250,7 @@ def _content(text: str, *, symlink: bool) -> bytes:
 
 @dataclass(slots=True)
 class _Directory:
-    header: Header = Header(0, 0, 0o040755)
+    header: Header = field(default_factory=lambda: Header(0, 0, 0o040755))
     files: dict[str, ObjectChecksum] = field(default_factory=dict)
     directories: dict[str, _Directory] = field(default_factory=dict)
 

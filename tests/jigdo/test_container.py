@@ -22,6 +22,7 @@ from composer.errors import BoundExceeded, ChecksumMismatch, ComposerError, Form
 from composer.jigdo.container import (
     MAX_DATA_FRAME,
     MAX_METADATA_FRAME,
+    MAX_TREE_FRAME,
     TRAILER_SIZE,
     Codec,
     Frame,
@@ -130,7 +131,7 @@ def test_hand_made_container_is_read() -> None:
 @st.composite
 def _frames(draw: st.DrawFn) -> list[tuple[Kind, bytes]]:
     content = st.binary(max_size=400) | st.builds(lambda b, n: b * n, st.binary(), st.just(50))
-    counts = {kind: 1 for kind in Kind}
+    counts = dict.fromkeys(Kind, 1)
     counts[Kind.TREE] = draw(st.integers(1, 4))
     counts[Kind.MAP] = draw(st.integers(0, 4))
     counts[Kind.DATA] = draw(st.integers(0, 4))
@@ -269,10 +270,7 @@ def test_bytes_in_a_later_piece_behind_the_stream_are_refused() -> None:
 @pytest.mark.parametrize("codec", [Codec.ZSTD, Codec.XZ])
 def test_bomb_costs_no_more_than_it_declares(codec: Codec) -> None:
     zeros = bytes(1 << 27)
-    if codec == Codec.ZSTD:
-        packed = _zstd(zeros)
-    else:
-        packed = lzma.compress(zeros, preset=0)
+    packed = _zstd(zeros) if codec == Codec.ZSTD else lzma.compress(zeros, preset=0)
     del zeros
     frame = Frame(0, Kind.DATA, codec, 19, 16, len(packed), 1 << 20, ContentDigest(bytes(32)))
     tracemalloc.start()
@@ -388,8 +386,10 @@ def test_bad_index_is_refused(data: bytes, offset: int, reason: str) -> None:
 
 def test_largest_allowed_frames_are_in_the_index() -> None:
     sizes = [MAX_METADATA_FRAME] * 7 + [MAX_DATA_FRAME]
+    sizes[3] = MAX_TREE_FRAME
     index = Index.parse(_index(uncompressed=sizes), index_offset=24)
-    assert index.one(Kind.HEAD).uncompressed == 1 << 27
+    assert index.one(Kind.HEAD).uncompressed == 1 << 24
+    assert index.one(Kind.TREE).uncompressed == 1 << 27
     assert index[7].uncompressed == 1 << 23
 
 
@@ -505,7 +505,7 @@ def test_small_set_cut_anywhere_is_refused(tmp_path: Path) -> None:
         with pytest.raises(FormatError):
             _read_all(data[:length])
     (tmp_path / "cut.jigdo").write_bytes(data[:-300])
-    with pytest.raises(FormatError, match="not a .jigdo file, or one that was cut"):
+    with pytest.raises(FormatError, match=r"not a \.jigdo file, or one that was cut"):
         open_file(tmp_path / "cut.jigdo")
     (tmp_path / "tiny.jigdo").write_bytes(data[:50])
     with pytest.raises(FormatError, match="too short"):

@@ -56,7 +56,7 @@ def test_tree_order_is_depth_first_and_each_dirtree_comes_once() -> None:
 def test_dirtree_is_loaded_once() -> None:
     store, loaded = Store(), []
     same = store.add({}, {})
-    top = store.add({}, {name: same for name in "abc"})
+    top = store.add({}, dict.fromkeys("abc", same))
 
     def load(checksum: ObjectChecksum) -> bytes:
         loaded.append(checksum)

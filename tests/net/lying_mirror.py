@@ -60,7 +60,9 @@ class LyingMirror:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.log: list[Request] = []
+        self._log: list[Request] = []
+        self._answering = 0
+        self._quiet = threading.Condition()
         self.connections = 0
         self._lies = _Lies()
         self._closing = threading.Event()
@@ -87,6 +89,13 @@ class LyingMirror:
         return f"http://127.0.0.1:{self._server.server_address[1]}/"
 
     # What can be asked about the past.
+
+    @property
+    def log(self) -> list[Request]:
+        """All answered requests; waits for those whose last byte has just left."""
+        with self._quiet:
+            self._quiet.wait_for(lambda: self._answering == 0, timeout=5)
+            return list(self._log)
 
     def requests(self, path: str | None = None) -> list[Request]:
         """The answered requests for ``path``, or all of them, in order."""
@@ -151,8 +160,25 @@ class LyingMirror:
         """Serve ``path`` in chunks, without a length, and never end it."""
         self._lies.endless.add(path)
 
-    def _wait(self) -> None:
+    def _begin(self, request: Request) -> int:
+        with self._quiet:
+            self._log.append(request)
+            self._answering += 1
+            return len(self._log) - 1
+
+    def _end(self, number: int, request: Request) -> None:
+        with self._quiet:
+            self._log[number] = request
+            self._answering -= 1
+            self._quiet.notify_all()
+
+    def _stall(self) -> None:
+        with self._quiet:
+            self._answering -= 1
+            self._quiet.notify_all()
         self._closing.wait()
+        with self._quiet:
+            self._answering += 1
 
 
 class _Server(ThreadingHTTPServer):
@@ -215,23 +241,19 @@ class _Handler(BaseHTTPRequestHandler):
         mirror = self._mirror()
         answer = _decide(mirror, path, self.headers.get("Range", ""))
         sent = 0
-        entry = len(mirror.log)
-        mirror.log.append(self._request(path, answer, 0))
+        number = mirror._begin(self._request(path, answer, 0))
         try:
             self._head(answer)
-            if with_body:
-                for piece in answer.body():
-                    self.wfile.write(piece)
-                    sent += len(piece)
-                    if answer.stall_after is not None and sent >= answer.stall_after:
-                        self.wfile.flush()
-                        mirror._wait()
-                        break
-            if answer.hang_up:
-                self.close_connection = True
+            for piece in answer.body() if with_body else ():
+                self.wfile.write(piece)
+                sent += len(piece)
             self.wfile.flush()
+            if answer.stalls:
+                mirror._log[number] = self._request(path, answer, sent)
+                mirror._stall()
+            self.close_connection |= answer.hang_up or answer.stalls
         finally:
-            mirror.log[entry] = self._request(path, answer, sent)
+            mirror._end(number, self._request(path, answer, sent))
 
     def _mirror(self) -> LyingMirror:
         assert isinstance(self.server, _Server)
@@ -252,7 +274,7 @@ class _Answer:
     status: int
     headers: dict[str, str]
     body: Callable[[], Iterator[bytes]]
-    stall_after: int | None = None
+    stalls: bool = False
     hang_up: bool = False
 
 
@@ -300,7 +322,7 @@ def _file(lies: _Lies, path: str, file: Path, range_header: str) -> _Answer:
     if path in lies.cut and end - first > lies.cut[path]:
         sent_end, answer.hang_up = first + lies.cut[path], True
     if lies.stall_after is not None and lies.stall_path in (None, path):
-        answer.stall_after = lies.stall_after
+        answer.stalls = first + lies.stall_after < end
         sent_end = min(end, first + lies.stall_after)
     return answer
 

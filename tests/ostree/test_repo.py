@@ -137,13 +137,16 @@ def test_tree_survives_and_is_clean(repo: Repository) -> None:
 def test_content_of_another_checksum_is_refused_and_not_kept(
     repo: Repository, data: bytes, streamed: bool
 ) -> None:
+    writer = repo.writer(FILE)
+
+    def write() -> ObjectChecksum:
+        if streamed:
+            return writer.write_stream(len(data), _pieces(data), WRONG)
+        return writer.write(data, WRONG)
+
     with repo.transaction():
-        writer = repo.writer(FILE)
         with pytest.raises(VerificationFailed, match=str(WRONG)):
-            if streamed:
-                writer.write_stream(len(data), _pieces(data), WRONG)
-            else:
-                writer.write(data, WRONG)
+            write()
         assert not repo.has("file", WRONG)
     assert not objects(repo)
     fsck(repo)
@@ -174,14 +177,11 @@ def test_metadata_of_another_checksum_is_refused(repo: Repository) -> None:
     assert objects(repo) == before
 
 
-@pytest.mark.parametrize("sizes", [[5], [5, 5, 5]])
-def test_stream_of_another_length_is_refused(repo: Repository, sizes: list[int]) -> None:
-    pieces = [b"x" * size for size in sizes]
-    right = repo.writer(FILE)
-    with repo.transaction():
-        expected = right.write(b"x" * 10, None)
-    with repo.transaction(), pytest.raises(ComposerError):
-        repo.writer(Header(0, 0, 0o100755)).write_stream(10, iter(pieces), expected)
+@pytest.mark.parametrize("actual", [0, 5, 15])
+def test_stream_of_another_length_is_refused(repo: Repository, actual: int) -> None:
+    with repo.transaction(), pytest.raises(VerificationFailed):
+        repo.writer(FILE).write_stream(10, iter([b"x" * actual]), None)
+    assert not objects(repo)
 
 
 def test_source_that_fails_leaves_nothing(repo: Repository) -> None:
@@ -227,7 +227,7 @@ def test_objects_that_are_not_there_are_our_error(repo: Repository) -> None:
         repo.content(WRONG)
     with pytest.raises(ComposerError, match=str(WRONG)):
         repo.commit(WRONG)
-    with pytest.raises(ComposerError, match=str(WRONG)):
+    with pytest.raises(VerificationFailed, match=str(WRONG)):
         repo.fsck_commit(WRONG)
 
 
@@ -273,7 +273,7 @@ def test_damaged_object_is_our_error(repo: Repository, size: int) -> None:
 
 def test_object_that_is_gone_fails_fsck(repo: Repository) -> None:
     commit = write_tree(repo, "/a 0100644 0:0 a")
-    ((checksum),) = [e.checksum for e in repo.dirtree(repo.commit(commit).tree).files]
+    (checksum,) = [e.checksum for e in repo.dirtree(repo.commit(commit).tree).files]
     (path,) = repo.path.glob(f"objects/{checksum.hex()[:2]}/{checksum.hex()[2:]}*")
     path.unlink()
     with pytest.raises(VerificationFailed):
@@ -291,11 +291,18 @@ def test_transaction_that_fails_keeps_the_old_ref_and_its_objects_for_later(
     repo: Repository,
 ) -> None:
     old = write_tree(repo, "/a 0100644 0:0 old")
-    with pytest.raises(Stop), repo.transaction():
-        checksum = repo.writer(FILE).write(b"staged", None)
-        repo.set_ref("test/x86_64/os", WRONG)
-        repo.set_ref("other", old)
-        raise Stop
+    written = []
+
+    def stopped() -> None:
+        with repo.transaction():
+            written.append(repo.writer(FILE).write(b"staged", None))
+            repo.set_ref("test/x86_64/os", WRONG)
+            repo.set_ref("other", old)
+            raise Stop
+
+    with pytest.raises(Stop):
+        stopped()
+    (checksum,) = written
     assert repo.refs() == {"test/x86_64/os": old}
     assert repo.missing_content([checksum]) == {checksum}
     fsck(repo)
@@ -350,7 +357,6 @@ def test_object_that_is_here_is_not_written_again(repo: Repository) -> None:
     before = objects(repo)
     with repo.transaction():
         repo.writer(FILE).write(b"content", checksum)
-        repo.writer(FILE).write_stream(7, iter([b"content"]), checksum)
     assert objects(repo) == before
 
 
@@ -387,26 +393,33 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if done.returncode:
         pytest.skip(f"cannot mount: {done.stderr.decode().strip()}")
     yield place
-    subprocess.run(["umount", str(place)], check=True)
+    # libostree holds the repository open until it is collected.
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-@needs_root
-@pytest.mark.parametrize("streamed", [False, True])
-@pytest.mark.parametrize("mode", ["archive", "bare-user", "bare"])
-def test_full_disk_is_no_space_and_leaves_a_clean_repository(
-    small_disk: Path, mode: str, streamed: bool
-) -> None:
-    repo = Repository.create(small_disk / "repo", mode=mode)
-    old = write_tree(repo, "/a 0100644 0:0 old")
-    size = 9 << 20 if streamed else 1 << 20
-    with pytest.raises(NoSpace, match="no space left") as error, repo.transaction():
+def _fill(repo: Repository, size: int, *, streamed: bool) -> None:
+    with repo.transaction():
+        repo.set_ref("test/x86_64/os", WRONG)
         for number in range(40):
             data = hashlib.shake_256(b"%d" % number).digest(size)
             if streamed:
                 repo.writer(FILE).write_stream(size, _pieces(data), None)
             else:
                 repo.writer(FILE).write(data, None)
-        repo.set_ref("test/x86_64/os", WRONG)
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("size", "streamed"), [(1 << 20, False), (9 << 20, True), (40 << 20, True)]
+)
+@pytest.mark.parametrize("mode", ["archive", "bare-user", "bare"])
+def test_full_disk_is_no_space_and_leaves_a_clean_repository(
+    small_disk: Path, mode: str, size: int, streamed: bool
+) -> None:
+    repo = Repository.create(small_disk / "repo", mode=mode)
+    old = write_tree(repo, "/a 0100644 0:0 old")
+    with pytest.raises(NoSpace, match="no space left") as error:
+        _fill(repo, size, streamed=streamed)
     assert "free some space" in error.value.hint
     assert repo.refs() == {"test/x86_64/os": old}
     fsck(repo)

@@ -176,9 +176,11 @@ def test_sandbox_dies_with_a_killed_parent() -> None:
         "from composer.system.sandbox import Sandbox;"
         f"Sandbox.of_host().run(['{PYTHON}', '-I', '-c', 'import time; time.sleep(99)'])"
     )
+    started = f"\n{PYTHON}\0-I\0-c\0import time; time.sleep(99)".encode()
     parent = subprocess.Popen([sys.executable, "-c", code])
     try:
-        _wait_until(lambda: _command_lines().count(b"time.sleep(99)") > 1)
+        # Until then bubblewrap is still setting up.
+        _wait_until(lambda: started in _command_lines())
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
@@ -209,7 +211,7 @@ def _command_lines() -> bytes:
     found = b""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            found += path.read_bytes()
+            found += b"\n" + path.read_bytes()
         except OSError:
             continue
     return found

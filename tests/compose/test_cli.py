@@ -1,0 +1,89 @@
+"""The commands `treefile` and `compose`, as a person calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.compose.rpms import needs_root, repository, shell
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def call(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "composer", *argv]
+    env = {"PYTHONPATH": str(CHECKOUT), "PATH": "/usr/bin:/usr/sbin:/bin", "HOME": str(cwd)}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def treefile(tmp_path: Path) -> Path:
+    path = tmp_path / "os.yaml"
+    path.write_text("ref: os/$basearch\nrepos: [base]\npackages: [shell]\nselinux: false\n")
+    return path
+
+
+def test_treefile_is_printed_flattened(tmp_path: Path, treefile: Path) -> None:
+    (tmp_path / "top.yaml").write_text("include: os.yaml\nunits: [a.service]\n")
+    done = call("treefile", "top.yaml", "--basearch", "aarch64", cwd=tmp_path)
+    assert done.returncode == 0
+    expected = {
+        "ref": "os/aarch64",
+        "repos": ["base"],
+        "packages": ["shell"],
+        "units": ["a.service"],
+        "selinux": False,
+    }
+    assert yaml.safe_load(done.stdout) == expected
+    done = call("treefile", "top.yaml", "--basearch", "aarch64", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == expected
+
+
+def test_wrong_treefile_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "fedora.yaml").write_text("packages:\n- a\n- b\n- c\n- 7\n")
+    done = call("treefile", "fedora.yaml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "error: fedora.yaml: packages[3]: expected a string, got 7 (line 5)\n"
+    (tmp_path / "fedora.yaml").write_text("packges: []\n")
+    done = call("treefile", "fedora.yaml", cwd=tmp_path)
+    assert done.stderr.splitlines()[1] == "hint: did you mean packages?"
+
+
+def test_repository_option_must_be_a_pair(tmp_path: Path, treefile: Path) -> None:
+    done = call("compose", "os.yaml", "--repo", "r", "--repository", "base", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "expected ID=URL" in done.stderr
+
+
+def test_undefined_repository_is_told_with_where_it_was_looked_for(
+    tmp_path: Path, treefile: Path
+) -> None:
+    done = call("compose", "os.yaml", "--repo", "r", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "os.yaml: repos: nothing defines the repository 'base'" in done.stderr
+    assert "looked for [base] in: ./*.repo (none)" in done.stderr
+
+
+@needs_root
+def test_compose_from_start_to_nothing_new(tmp_path: Path, treefile: Path) -> None:
+    place = repository(tmp_path / "rpms", [shell()])
+    argv = ["compose", "os.yaml", "--repo", "r", "--cachedir", "c", "--basearch", "x86_64"]
+    argv += ["--repository", f"base={place.name}"]
+    dry = call(*argv, "--dry-run", cwd=tmp_path)
+    assert dry.stdout == "shell-1-1.noarch\n"
+    assert not (tmp_path / "r").exists()
+    done = call(*argv, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["ref"] == "os/x86_64"
+    assert result["packages"] == ["shell-1-1.noarch"]
+    steps = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert {"solve", "verify", "install", "postprocess", "commit"} <= {s["phase"] for s in steps}
+    again = call(*argv, cwd=tmp_path)
+    assert again.returncode == 77
+    assert "nothing new" in again.stderr

@@ -1,0 +1,181 @@
+"""The tree's names stay inside it; layout and units do what OSTree and systemd expect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from composer.compose.layout import TMPFILES, arrange, finish
+from composer.compose.postprocess import remove_files
+from composer.compose.tree import BadTree, Tree
+from composer.compose.units import enable, set_default_target
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    found = Tree(tmp_path / "tree")
+    for name in ("usr/lib", "etc", "var/lib"):
+        found.root.joinpath(name).mkdir(parents=True)
+    return found
+
+
+def test_absolute_links_lead_to_the_tree(tree: Tree) -> None:
+    tree.root.joinpath("lib").symlink_to("/usr/lib")
+    assert tree.path("/lib/a") == tree.root / "usr/lib/a"
+    tree.root.joinpath("out").symlink_to("../../../../../etc")
+    assert tree.path("out/passwd") == tree.root / "etc/passwd"
+    assert tree.path("out") == tree.root / "out"
+    assert tree.path("out", follow=True) == tree.root / "etc"
+
+
+def test_loops_are_told(tree: Tree) -> None:
+    tree.root.joinpath("a").symlink_to("b")
+    tree.root.joinpath("b").symlink_to("a")
+    with pytest.raises(BadTree, match="loop"):
+        tree.path("a/x")
+
+
+parts = st.lists(st.sampled_from(["..", ".", "a", "b", "usr", "", "etc"]), max_size=6)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(parts, parts, parts)
+def test_no_name_leads_outside(
+    tmp_path: Path, first: list[str], second: list[str], name: list[str]
+) -> None:
+    root = tmp_path / "links"
+    root.mkdir(exist_ok=True)
+    found = Tree(root)
+    for link, target in (("a", first), ("b", second)):
+        root.joinpath(link).unlink(missing_ok=True)
+        root.joinpath(link).symlink_to(
+            "/" + "/".join(target) if len(target) % 2 else "/".join(target) or "."
+        )
+    try:
+        place = found.path("/".join(name), follow=True)
+    except BadTree:
+        return
+    assert place == root or root in place.parents
+    assert ".." not in place.parts
+
+
+def test_removed_files_are_the_trees_own(tree: Tree, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "keep").write_text("x")
+    tree.root.joinpath("usr/out").symlink_to(outside)
+    tree.write("usr/etc/gone", "")
+    tree.write("usr/share/doc/x/y", "")
+    remove_files(tree, ["usr/out/keep", "etc/gone", "usr/share/doc", "not/there"])
+    assert (outside / "keep").exists()
+    assert not tree.exists("usr/etc/gone")
+    assert not tree.exists("usr/share/doc")
+    remove_files(tree, ["usr/out"])
+    assert outside.exists()
+
+
+def test_layout_is_ostrees(tree: Tree) -> None:
+    tree.write("etc/passwd", "root:x:0:0:::\nweb:x:33:33:::\n")
+    tree.write("root/.profile", "x")
+    tree.write("usr/local/bin/tool", "x", mode=0o755)
+    tree.write("var/cache/junk", "x")
+    tree.write("run/junk", "x")
+    tree.root.joinpath("var/run").symlink_to("../run")
+    tree.directory("var/spool/with space 100%")
+    tree.write("usr/lib/tmpfiles.d/own.conf", "d /var/declared 0700 - -\n")
+    tree.directory("var/declared/below")
+    arrange(tree)
+    finish(tree, tmp_is_dir=False)
+    links = {p.name: str(p.readlink()) for p in tree.root.iterdir() if p.is_symlink()}
+    assert links == {
+        "home": "var/home",
+        "media": "run/media",
+        "mnt": "var/mnt",
+        "opt": "var/opt",
+        "ostree": "sysroot/ostree",
+        "root": "var/roothome",
+        "srv": "var/srv",
+        "tmp": "sysroot/tmp",
+    }
+    assert str((tree.root / "usr/local").readlink()) == "../var/usrlocal"
+    assert {p.name for p in tree.root.iterdir()} - set(links) == {
+        "dev", "proc", "run", "sys", "sysroot", "usr", "var",
+    }  # fmt: skip
+    assert list((tree.root / "var").iterdir()) == list((tree.root / "run").iterdir()) == []
+    lines = (tree.read(TMPFILES) or "").splitlines()[1:]
+    assert "d /var/roothome 0755 root 0 - -" in lines
+    assert "C /var/roothome/.profile - - - - -" in lines
+    assert "C /var/usrlocal/bin/tool - - - - -" in lines
+    assert "L /var/run - - - - ../run" in lines
+    assert 'd "/var/spool/with space 100%%" 0755 root 0 - -' in lines
+    assert "d /var/declared/below 0755 root 0 - -" in lines
+    assert not any("junk" in line or line.startswith("d /var/declared ") for line in lines)
+    assert tree.read("usr/share/factory/var/roothome/.profile") == "x"
+    assert tree.read("usr/etc/machine-id") == ""
+
+
+def test_tmp_can_stay_a_directory(tree: Tree) -> None:
+    arrange(tree)
+    finish(tree, tmp_is_dir=True)
+    assert (tree.root / "tmp").stat().st_mode & 0o7777 == 0o1777
+
+
+def test_two_places_for_configuration_are_refused(tree: Tree) -> None:
+    tree.write("usr/etc/a", "x")
+    with pytest.raises(BadTree, match="/usr/etc"):
+        arrange(tree)
+
+
+def unit(tree: Tree, name: str, install: str = "") -> None:
+    tree.write(f"usr/lib/systemd/system/{name}", f"[Unit]\nWantedBy=no\n[Install]\n{install}")
+
+
+def enabled(tree: Tree) -> dict[str, str]:
+    base = tree.root / "usr/etc/systemd/system"
+    return {str(p.relative_to(base)): str(p.readlink()) for p in base.rglob("*") if p.is_symlink()}
+
+
+def test_units_are_enabled_as_they_ask(tree: Tree) -> None:
+    where = "/usr/lib/systemd/system"
+    unit(tree, "a.service", "WantedBy=x.target y.target\nRequiredBy=z.service\nAlias=aa.service\n")
+    unit(tree, "b.service", "WantedBy=x.target\nWantedBy=\nWantedBy=w.target\nAlso=c.socket\n")
+    unit(tree, "c.socket", "WantedBy=sockets.target\n")
+    unit(tree, "getty@.service", "WantedBy=getty.target\nDefaultInstance=tty1\n")
+    unit(tree, "t@.service", "WantedBy=%i.target\n")
+    unit(tree, "static.service")
+    enable(tree, ["a.service", "b.service", "getty@.service", "t@x.service", "static.service"])
+    assert enabled(tree) == {
+        "x.target.wants/a.service": f"{where}/a.service",
+        "y.target.wants/a.service": f"{where}/a.service",
+        "z.service.requires/a.service": f"{where}/a.service",
+        "aa.service": f"{where}/a.service",
+        "w.target.wants/b.service": f"{where}/b.service",
+        "sockets.target.wants/c.socket": f"{where}/c.socket",
+        "getty.target.wants/getty@tty1.service": f"{where}/getty@.service",
+        "x.target.wants/t@x.service": f"{where}/t@.service",
+        "multi-user.target.wants/static.service": f"{where}/static.service",
+    }
+
+
+def test_missing_unit_names_the_nearest(tree: Tree) -> None:
+    unit(tree, "sshd.service")
+    with pytest.raises(BadTree, match=r"no unit ssh\.service") as caught:
+        enable(tree, ["ssh.service"])
+    assert caught.value.hint == "did you mean sshd.service?"
+
+
+def test_unit_cannot_name_a_place_outside(tree: Tree) -> None:
+    unit(tree, "a.service", "WantedBy=../../../../x\nAlias=../b.service\n")
+    enable(tree, ["a.service"])
+    assert set(enabled(tree)) == {"..-..-..-..-x.wants/a.service", "..-b.service"}
+
+
+def test_default_target_is_a_link(tree: Tree) -> None:
+    unit(tree, "rescue.target")
+    set_default_target(tree, "rescue.target")
+    assert enabled(tree) == {"default.target": "/usr/lib/systemd/system/rescue.target"}
+    with pytest.raises(BadTree):
+        set_default_target(tree, "gone.target")

@@ -1,0 +1,237 @@
+"""Publishing: the old repository or the new one, for clients of sets and for dnf."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from composer.checksum import ContentDigest, ObjectChecksum
+from composer.errors import ChecksumMismatch, CommandFailed, FormatError
+from composer.jigdo.container import IndexPlace
+from composer.jigdo.pointer import Pointer, PointerEntry
+from composer.mirror.publish import describe_set, publish_set
+from composer.mirror.set_rpm import build_set_rpm
+from composer.net.fetch import Fetcher
+from composer.net.location import Mirrors
+from composer.net.repository import read_pointer
+from composer.rpm.rpmmd import parse_repomd, read_packages
+
+TIME = 1_760_000_000
+COMMIT = ObjectChecksum(b"c" * 32)
+
+
+def make(
+    work: Path, *, ref: str = "os/stable", version: str = "1", seed: int = 1
+) -> tuple[Path, PointerEntry]:
+    """Build the RPM of a set and its entry."""
+    jigdo = work / "set.jigdo"
+    jigdo.write_bytes(b"JIGDOSET" + Random(seed).randbytes(5000))
+    timestamp = TIME + int(version)
+    rpm = build_set_rpm(
+        jigdo,
+        name=ref.replace("/", "-"),
+        version=version,
+        release="1",
+        arch="noarch",
+        ref=ref,
+        commit=COMMIT,
+        output=work,
+        timestamp=timestamp,
+    )
+    index = IndexPlace(4000, 500, 900, ContentDigest(b"i" * 32))
+    entry = describe_set(
+        rpm, ref=ref, version=version, commit=COMMIT, timestamp=timestamp, index=index
+    )
+    return rpm, entry
+
+
+def pointer_of(repository: Path) -> Pointer:
+    """Read the pointer as a client does."""
+    with Fetcher(Mirrors.parse(repository.as_uri())) as fetcher:
+        return read_pointer(fetcher)
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    """All files below ``directory``."""
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_new_repository_is_made(tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    rpm, entry = make(tmp_path)
+    assert publish_set(rpm, entry, repository) == entry
+    assert pointer_of(repository) == Pointer((entry,))
+    [package] = read_packages(repository)
+    assert (package.location, package.pkgid) == (entry.location, entry.pkgid)
+    data = (repository / entry.location).read_bytes()
+    assert data[entry.offset :][:8] == b"JIGDOSET"
+
+
+def test_publication_is_reproducible(tmp_path: Path) -> None:
+    rpm, entry = make(tmp_path)
+    os.utime(rpm, (1, 1))
+    publish_set(rpm, entry, tmp_path / "one")
+    os.utime(rpm, (2, 2))
+    publish_set(rpm, entry, tmp_path / "other")
+    assert tree(tmp_path / "one") == tree(tmp_path / "other")
+
+
+def test_newest_set_of_each_ref_is_pointed_to(tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    entries = []
+    for ref, version in [("os/stable", "1"), ("os/testing", "1"), ("os/stable", "2")]:
+        rpm, entry = make(tmp_path, ref=ref, version=version)
+        entries.append(publish_set(rpm, entry, repository))
+    assert pointer_of(repository).entries == (entries[2], entries[1])
+    assert len(read_packages(repository)) == 3
+
+
+def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    rpm, entry = make(tmp_path)
+    publish_set(rpm, entry, repository)
+    before = tree(repository)
+    publish_set(rpm, entry, repository)
+    assert tree(repository) == before
+
+
+def test_other_content_under_the_same_name_does_not_replace_what_clients_read(
+    tmp_path: Path,
+) -> None:
+    repository = tmp_path / "repo"
+    rpm, old = make(tmp_path, seed=1)
+    publish_set(rpm, old, repository)
+    rpm, entry = make(tmp_path, seed=2)
+    new = publish_set(rpm, entry, repository)
+    assert new.location != old.location
+    assert pointer_of(repository) == Pointer((new,))
+    for one in (old, new):
+        assert ContentDigest.of((repository / one.location).read_bytes()) == one.pkgid
+
+
+def test_rpm_that_is_not_the_described_one_is_refused(tmp_path: Path) -> None:
+    rpm, entry = make(tmp_path)
+    with pytest.raises(ChecksumMismatch):
+        publish_set(rpm, replace(entry, pkgid=ContentDigest(b"x" * 32)), tmp_path / "repo")
+    assert not (tmp_path / "repo").exists()
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A repository with comps, updateinfo, databases and a package, by createrepo_c."""
+    repository = tmp_path / "foreign"
+    repository.mkdir()
+    (tmp_path / "work").mkdir()
+    rpm, _ = make(tmp_path / "work", ref="tool")
+    shutil.copy(rpm, repository)
+    comps, updates = tmp_path / "comps.xml", tmp_path / "updateinfo.xml"
+    comps.write_text(
+        "<comps><group><id>core</id><name>Core</name><description/>"
+        "<packagelist><packagereq type='mandatory'>tool</packagereq></packagelist></group></comps>"
+    )
+    updates.write_text("<updates/>")
+    subprocess.run(
+        ["createrepo_c", "-q", "--database", "-g", comps, "--revision", "v1", repository],
+        check=True,
+    )
+    subprocess.run(
+        ["modifyrepo_c", updates, repository / "repodata"], check=True, capture_output=True
+    )
+    return repository
+
+
+def test_what_others_put_into_rpm_md_stays(foreign: Path, tmp_path: Path) -> None:
+    rpm, entry = make(tmp_path)
+    publish_set(rpm, entry, foreign)
+    repomd = parse_repomd((foreign / "repodata/repomd.xml").read_bytes())
+    types = [record.type for record in repomd.records]
+    assert set(types) >= {"primary", "group", "updateinfo", "jigdo"}
+    assert not [type for type in types if type.endswith("_db")]  # they would be outdated
+    for record in repomd.records:
+        assert record.checksum == ContentDigest.of((foreign / record.location).read_bytes())
+    assert len(read_packages(foreign)) == 2
+
+
+def test_files_of_the_repomd_before_stay_for_who_has_just_read_it(
+    foreign: Path, tmp_path: Path
+) -> None:
+    before = parse_repomd((foreign / "repodata/repomd.xml").read_bytes())
+    for version in ("1", "2"):
+        rpm, entry = make(tmp_path, version=version)
+        publish_set(rpm, entry, foreign)
+        there = [(foreign / record.location).exists() for record in before.records]
+        assert all(there) == (version == "1")
+
+
+def test_failure_leaves_the_old_repository(foreign: Path, tmp_path: Path) -> None:
+    rpm, entry = make(tmp_path)
+    (foreign / "broken.rpm").write_bytes(b"not an RPM")
+    before = tree(foreign / "repodata")
+    with pytest.raises(CommandFailed):
+        publish_set(rpm, entry, foreign)
+    assert tree(foreign / "repodata") == before
+    assert not list(foreign.glob(".repodata.*"))
+
+
+def test_damaged_pointer_is_not_overwritten_unseen(tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    rpm, entry = make(tmp_path)
+    publish_set(rpm, entry, repository)
+    [path] = repository.glob("repodata/*-jigdo.json.gz")
+    path.write_bytes(b"damaged")
+    with pytest.raises((ChecksumMismatch, FormatError), match=r"jigdo\.json\.gz"):
+        publish_set(rpm, entry, repository)
+
+
+def test_two_publishers_both_succeed(tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    context = multiprocessing.get_context("spawn")
+    jobs = []
+    for ref in ("a", "b", "c"):
+        work = tmp_path / ref
+        work.mkdir()
+        rpm, entry = make(work, ref=ref)
+        jobs.append(context.Process(target=publish_set, args=(rpm, entry, repository)))
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join(timeout=60)
+    assert [job.exitcode for job in jobs] == [0, 0, 0]
+    assert [entry.ref for entry in pointer_of(repository).entries] == ["a", "b", "c"]
+
+
+_DNF = """
+import sys, dnf
+base = dnf.Base()
+base.conf.cachedir = sys.argv[2]
+base.conf.installroot = sys.argv[2] + "/root"
+base.conf.substitutions["releasever"] = "1"
+base.repos.add_new_repo("foreign", base.conf, baseurl=[sys.argv[1]])
+base.fill_sack(load_system_repo=False)
+base.read_comps()
+print(sorted(str(package) for package in base.sack.query()))
+print([group.id for group in base.comps.groups])
+"""
+
+
+def test_dnf_reads_the_repository_and_skips_the_pointer(foreign: Path, tmp_path: Path) -> None:
+    rpm, entry = make(tmp_path)
+    publish_set(rpm, entry, foreign)
+    argv = [sys.executable, "-c", _DNF, foreign.as_uri(), str(tmp_path / "dnf")]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "['os-stable-1-1.noarch', 'tool-1-1.noarch']",
+        "['core']",
+    ]
