@@ -81,7 +81,7 @@ def make_set(
     request.cachedir.mkdir(parents=True, exist_ok=True)
     # Not in the output: createrepo_c would find the RPM while it is being made.
     with tempfile.TemporaryDirectory(prefix="set-", dir=request.cachedir) as directory:
-        work = Path(directory)
+        work = Path(directory).absolute()
         plain = work / "set.jigdo"
         with plain.open("wb") as stream:
             built = build_set(

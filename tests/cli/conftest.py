@@ -1,0 +1,5 @@
+"""The published fixture OS, for tests of commands."""
+
+from tests.client.conftest import published
+
+__all__ = ["published"]
