@@ -19,7 +19,7 @@ from composer.system.files import remove_tree
 @contextmanager
 def workspace(cachedir: Path) -> Iterator[Path]:
     """Make an empty directory on the file system of ``cachedir``, removed at the end."""
-    work = cachedir / "work"
+    work = cachedir / "composing"
     work.mkdir(parents=True, exist_ok=True)
     _remove_stale(work)
     path = Path(tempfile.mkdtemp(prefix="compose-", dir=work))

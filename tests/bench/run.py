@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.bench.measure import Measured, in_turn, measure, median
-from tests.net.real_servers import nginx_server
+from tests.net.real_servers import nginx
 
 TOP = Path(__file__).resolve().parents[2]
 JIGDO = [sys.executable, "-m", "composer", "--quiet"]
@@ -100,8 +100,8 @@ class Bench:
         local = ["ostree", f"--repo={self.archive}", "pull-local", "--disable-fsync"]
         subprocess.run([*local, self.repo, self.ref], check=True, stdout=subprocess.DEVNULL)
         with ExitStack() as stack:
-            ours_url = stack.enter_context(nginx_server(self.mirror))
-            theirs_url = stack.enter_context(nginx_server(self.archive))
+            ours_url = stack.enter_context(nginx(self.mirror)).url
+            theirs_url = stack.enter_context(nginx(self.archive)).url
             config = self._empty("remotes")
             remote = ["remote", "add", "bench", ours_url, "--trust", "none"]
             measure([*JIGDO, *remote, "--config-dir", config])

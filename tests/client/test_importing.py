@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from composer.checksum import ContentDigest
 from fixtures.rpms.build import build_repository
 from tests.client.published import MINIMAL, Published, fsck
-from tests.client.pulling import Client, check_message, rpm_requests, run_here
+from tests.client.pulling import Client, await_true, check_message, rpm_requests, run_here
 from tests.commands import Done, jigdo, ostree
 from tests.fixtures_os.repos import FixtureRepos
 from tests.net.lying_mirror import LyingMirror
@@ -240,6 +243,33 @@ def test_import_into_what_is_no_repository_is_an_error(
     rpm = _rpm(fixture_repos, "zones-2024a-1.fx.noarch")
     done = _import(tmp_path / "nowhere", rpm, status=1)
     check_message(done.err, "nowhere", "not an OSTree repository")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_interrupted_import_keeps_what_is_whole(
+    number: signal.Signals, repo: Path, fixture_repos: FixtureRepos
+) -> None:
+    rpms = [
+        path
+        for path in sorted(fixture_repos.gen1.rglob("*.rpm"))
+        if not path.name.startswith(("messaged-", "trouble-owner-"))  # owners without a number
+    ]
+    argv = ["repo", "import", *rpms, "--repo", repo, *_TABLES]
+    with subprocess.Popen(
+        [sys.executable, "-m", "composer", *map(str, argv)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        await_true(lambda: list(repo.glob("refs/heads/jigdo/pkg/*/*")))
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert "Traceback" not in err
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    before = set(ostree(repo, "refs").splitlines())
+    fsck(repo)
+    jigdo(*argv)
+    refs = set(ostree(repo, "refs").splitlines())
+    assert before < refs
+    assert len(refs) == len(rpms)
+    fsck(repo)
 
 
 # What is imported need not be pulled

@@ -8,6 +8,7 @@ completes as soon as the mirror is good again.
 from __future__ import annotations
 
 import gzip
+import random
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,9 @@ from tests.client.published import (
     MINIMAL,
     Published,
     SetRpm,
+    build_set,
     copy_of,
+    fsck,
     pointer_path,
     put,
     read_pointer,
@@ -464,12 +467,67 @@ def test_no_mirror_that_answers_names_them_all(updatable: Client) -> None:
     updatable.refused("127.0.0.1:9", "127.0.0.2:9", "repomd.xml", status=1)
 
 
+# Content that no RPM holds and that is too large to be held in memory
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mirror whose only set has 3 MB of noise; the ref is "noise"."""
+    place = tmp_path_factory.mktemp("large")
+    tree, repo, mirror = place / "tree", place / "repo", place / "mirror"
+    tree.mkdir()
+    (tree / "noise").write_bytes(random.Random(1).randbytes(3_000_000))
+    (mirror / "Packages").mkdir(parents=True)
+    ostree(repo, "init", "--mode=bare-user")
+    ostree(repo, "commit", "--branch=noise", "--owner-uid=0", "--owner-gid=0", f"--tree=dir={tree}")
+    build_set(repo, "noise", mirror, mirror, place / "cache")
+    return mirror
+
+
+@pytest.mark.parametrize("lie", ["flipped", "cut", "truncated", "none"])
+def test_next_mirror_gives_large_content(
+    lie: str, large: Path, published: Published, tmp_path: Path
+) -> None:
+    client = Client.create(tmp_path / "client", published)
+    rpm = SetRpm.of(large, "noise")
+    with LyingMirror(large) as first, LyingMirror(large) as second:
+        if lie == "flipped":
+            first.flip_bit(rpm.location, rpm.middle_of(Kind.DATA))
+        elif lie == "cut":
+            first.cut(rpm.location, after=1_400_000)
+        elif lie == "truncated":
+            first.truncate(rpm.location, to=rpm.middle_of(Kind.DATA))
+        words = ["remote", "add", REMOTE, first.url, second.url, "--trust", "none"]
+        assert run_here(*words, "--config-dir", client.config).status == 0
+        done = client.run("noise")
+        assert done.status == 0, done.err
+        moved = sum(part["bytes"] for part in done.document["moved"].values())
+        assert moved == first.sent() + second.sent()
+        if lie in ("cut", "none"):  # nothing that arrived is fetched again
+            assert moved < rpm.path.stat().st_size
+    fsck(client.repo)
+
+
+def test_large_content_that_every_mirror_spoils_is_refused(
+    large: Path, published: Published, tmp_path: Path
+) -> None:
+    client = Client.create(tmp_path / "client", published)
+    rpm = SetRpm.of(large, "noise")
+    with LyingMirror(large) as mirror:
+        mirror.flip_bit(rpm.location, rpm.middle_of(Kind.DATA))
+        words = ["remote", "add", REMOTE, mirror.url, "--trust", "none"]
+        assert run_here(*words, "--config-dir", client.config).status == 0
+        client.refused(rpm.location, "data", mirror.url, status=3, ref="noise")
+        mirror.honest()
+        assert client.run("noise").status == 0
+
+
 # Stalls, with a patience that suits a test
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = Limits(connect_seconds=2, stall_seconds=1, attempts=2, backoff_seconds=0.01)
+    limits = Limits(connect_seconds=2, stall_seconds=1, attempts=1, backoff_seconds=0.01)
     monkeypatch.setattr("composer.net.connections.Limits", lambda: limits)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.client.published import BASE, MINIMAL, Published, copy_of
-from tests.client.pulling import Client, rpm_requests
+from tests.client.published import BASE, MINIMAL, Published, fsck
+from tests.client.pulling import Client, check_message, rpm_requests, run_here
 from tests.commands import ostree
+from tests.fixtures_os.repos import FixtureRepos
 from tests.net.lying_mirror import LyingMirror
 
 
@@ -20,9 +22,15 @@ class SmallDisk:
 
     def __init__(self, path: Path, published: Published) -> None:
         self.path = path
-        copy_of(published.root / "config", path / "client/config")
-        ostree(path / "client/repo", "init", "--mode=bare-user")
-        self.client = Client(path / "client", published)
+        self._published = published
+        self.client = self.fresh_client()
+
+    def fresh_client(self) -> Client:
+        """A client with an empty repository, instead of the one before."""
+        self.resize()
+        shutil.rmtree(self.path / "client", ignore_errors=True)
+        self.client = Client.create(self.path / "client", self._published)
+        return self.client
 
     def resize(self, *, size: str = "400m", inodes: int = 20000) -> None:
         """Let it hold this much."""
@@ -69,16 +77,24 @@ def test_space_that_ostree_keeps_free_counts_as_used(disk: SmallDisk, mirror: Ly
     disk.client.completes()
 
 
-@pytest.mark.parametrize("more", [1, 4, 12, 40, 100, 220])
-def test_disk_that_fills_up_on_the_way_is_told(
-    more: int, disk: SmallDisk, mirror: LyingMirror
-) -> None:
-    """Files run out, which nobody looks at in advance: an ENOSPC at some later moment."""
-    disk.client.add_remote(mirror.url)
-    disk.resize(inodes=disk.inodes + more)
-    disk.client.refused("no space left", str(disk.path), status=4)
-    disk.resize()
-    disk.client.completes()
+def test_disk_that_fills_up_at_any_moment_is_told(disk: SmallDisk, mirror: LyingMirror) -> None:
+    """Files run out, which nobody looks at in advance: from the first to the last one."""
+    steps = [1, 4, 12, 40, 100, *range(170, 600, 11)]
+    for more in steps:
+        client = disk.fresh_client()
+        client.add_remote(mirror.url)
+        disk.resize(inodes=disk.inodes + more)
+        done = client.run()
+        if done.status == 0:
+            break
+        assert done.status == 4, done.err
+        check_message(done.err, "no space left", str(disk.path))
+        disk.resize()
+        client.require_unchanged("")
+        if more in steps[:5]:
+            client.completes()
+    assert steps[5] < more < steps[-1]
+    client.require_unchanged(client.published.commit(MINIMAL, 2))
 
 
 @pytest.fixture
@@ -112,3 +128,22 @@ def test_what_arrived_before_the_disk_was_full_is_not_fetched_again(
     disk.resize()
     disk.client.completes()
     assert not arrived & {one.path for one in rpm_requests(mirror.log[seen:])}
+
+
+def test_import_that_fills_the_disk_at_any_moment_is_told(
+    disk: SmallDisk, fixture_repos: FixtureRepos
+) -> None:
+    (rpm,) = fixture_repos.gen1.rglob("vcs-*.rpm")
+    for more in range(2, 200, 3):
+        repo = disk.fresh_client().repo
+        disk.resize(inodes=disk.inodes + more)
+        done = run_here("repo", "import", rpm, "--repo", repo)
+        fsck(repo)
+        if done.status == 0:
+            break
+        assert done.status == 4, done.err
+        check_message(done.err, "no space left", str(disk.path))
+        assert ostree(repo, "refs") == ""
+        disk.resize()
+    assert 20 < more < 199
+    assert ostree(repo, "refs") == "jigdo/pkg/vcs/2.47.0-1.fx.x86_64"

@@ -170,7 +170,7 @@ def test_failure_leaves_the_ref_and_no_work(tmp_path: Path) -> None:
     with pytest.raises(ScriptletFailed):
         run(tmp_path, treefile, base=place)
     assert str(refs(tmp_path / "repo")["small"]) == first.commit
-    assert list((tmp_path / "cache/work").iterdir()) == []
+    assert list((tmp_path / "cache/composing").iterdir()) == []
 
 
 def test_failing_script_shows_its_output(tmp_path: Path) -> None:
@@ -187,7 +187,6 @@ def test_scripts_see_the_layout_and_nothing_else(tmp_path: Path) -> None:
         [
             "echo changed > /etc/configured",
             "test -L /home",
-            "test ! -e /work",
             "if mount -o remount,rw / 2> /dev/null; then exit 9; fi",
             "if nc 127.0.0.1 22 < /dev/null 2> /dev/null; then exit 8; fi",
         ]
@@ -372,7 +371,7 @@ def test_killed_compose_leaves_nothing_that_matters(tmp_path: Path) -> None:
         process.wait()
     _wait_until(lambda: not _is_running("sleep\x00271"))
     assert not (tmp_path / "repo").exists()
-    (left,) = (tmp_path / "cache/work").iterdir()
+    (left,) = (tmp_path / "cache/composing").iterdir()
     treefile.write_text(treefile.read_text().replace(", slow", ""))
     result = run(tmp_path, treefile, base=place)
     assert result.commit
@@ -388,7 +387,7 @@ def test_interrupted_compose_cleans_up(tmp_path: Path) -> None:
     _wait_until(lambda: _is_running("sleep\x00272"))
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130
-    assert list((tmp_path / "cache/work").iterdir()) == []
+    assert list((tmp_path / "cache/composing").iterdir()) == []
     _wait_until(lambda: not _is_running("sleep\x00272"))
 
 
