@@ -45,10 +45,9 @@ def import_(
     from composer.client.importing import import_rpms
     from composer.ostree.repo import Repository
     from composer.rpm.package import find_rpms
-    from composer.system.accounts import Accounts
+    from composer.system.accounts import AccountTable
 
-    texts = [path.read_text() if path else "" for path in (passwd, group)]
-    accounts = Accounts.parse(*texts)
+    accounts = AccountTable.read(passwd, group)
     with console.progress(as_json=as_json) as report:
         done = import_rpms(find_rpms(list(rpms)), Repository.open(repository), accounts, report)
     for package in done:

@@ -24,7 +24,7 @@ from composer.progress import Report, Step, silent
 from composer.rpm.capabilities import capability_xattr
 from composer.rpm.package import Nevra, PackageRefused, nevra_of, verify_digests
 from composer.rpm.payload import FileList
-from composer.system.accounts import Accounts
+from composer.system.accounts import AccountTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +39,26 @@ class Imported:
 
 
 def package_ref(nevra: Nevra) -> str:
-    """Return the ref of an imported package.  OSTree refs have no ":", "~" or "^" in them."""
-    evr = nevra.evr.replace(":", "_")
-    plain = "".join(c if c.isalnum() or c in "._-+" else f"_{ord(c):02x}" for c in evr)
-    name = "".join(c if c.isalnum() or c in "._-+" else f"_{ord(c):02x}" for c in nevra.name)
-    return f"jigdo/pkg/{name}/{plain}.{nevra.arch}"
+    """Return the ref of an imported package, another for every NEVRA.
+
+    What OSTree allows in no ref (":", "+", "~", "^") becomes "_" and two hexadecimal digits,
+    and "_" itself two of them: rpm-ostree's way.
+    """
+    return f"jigdo/pkg/{_quoted(nevra.name)}/{_quoted(nevra.evr)}.{nevra.arch}"
+
+
+def _quoted(text: str) -> str:
+    def quote(character: str) -> str:
+        if character == "_":
+            return "__"
+        plain = character.isascii() and (character.isalnum() or character in ".-")
+        return character if plain else "".join(f"_{byte:02X}" for byte in character.encode())
+
+    return "".join(map(quote, text))
 
 
 def import_rpms(
-    paths: Sequence[Path], repo: Repository, accounts: Accounts, report: Report = silent
+    paths: Sequence[Path], repo: Repository, accounts: AccountTable, report: Report = silent
 ) -> list[Imported]:
     """Import RPM files one after the other; each lands whole or not at all.
 
@@ -61,18 +72,26 @@ def import_rpms(
     return done
 
 
-def _import(path: Path, repo: Repository, accounts: Accounts) -> Imported:
+def _import(path: Path, repo: Repository, accounts: AccountTable) -> Imported:
     verify_digests(path)
     with path.open("rb") as stream:
         pkgid = ContentDigest.of_stream(stream)
     tree = _PackageTree(repo, accounts, path.name)
     with repo.transaction():
         write_payload(repo, path, tree.choose, tree.wrote)
-        assert tree.nevra is not None
-        ref = package_ref(tree.nevra)
-        commit = tree.commit(str(tree.nevra), pkgid)
+        root = tree.write()
+    assert tree.nevra is not None
+    ref, metadata = package_ref(tree.nevra), _metadata(tree.nevra, pkgid)
+    # A transaction lands in no order: the commit comes after all that it names.
+    with repo.transaction():
+        subject, timestamp = str(tree.nevra), tree.timestamp
+        commit = repo.write_commit(*root, subject=subject, metadata=metadata, timestamp=timestamp)
         repo.set_ref(ref, commit)
     return Imported(tree.nevra, pkgid, ref, commit, tuple(tree.left_out))
+
+
+def _metadata(nevra: Nevra, pkgid: ContentDigest) -> dict[str, str]:
+    return {"jigdo-composer.pkgid": str(pkgid), "jigdo-composer.nevra": str(nevra)}
 
 
 @dataclass(slots=True)
@@ -80,7 +99,7 @@ class _PackageTree:
     """Collects the objects of one RPM into a tree."""
 
     repo: Repository
-    accounts: Accounts
+    accounts: AccountTable
     name: str
     nevra: Nevra | None = None
     timestamp: int = 0
@@ -126,8 +145,8 @@ class _PackageTree:
         """Remember which object file ``index`` is."""
         self._objects[index] = checksum
 
-    def commit(self, subject: str, pkgid: ContentDigest) -> ObjectChecksum:
-        """Write tree and commit; deterministic for one RPM and one table of accounts."""
+    def write(self) -> tuple[ObjectChecksum, ObjectChecksum]:
+        """Write the tree; the same for one RPM and one table of accounts.  Returns its root."""
         files = self._files
         assert files is not None
         builder = TreeBuilder(self.repo)
@@ -139,7 +158,6 @@ class _PackageTree:
                     builder.add_directory(path, self._header(files, index))
                 elif not files.ghosts[index]:
                     self.left_out.append(path)
-            metadata = {"jigdo-composer.pkgid": str(pkgid), "jigdo-composer.nevra": subject}
-            return builder.commit(subject, metadata=metadata, timestamp=self.timestamp)
+            return builder.write()
         except ValueError as error:
             raise PackageRefused(f"{self.name}: {error}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from composer.compose.accounts import parse_group, parse_passwd
 from composer.compose.commit import Previous, read_committed
 from composer.compose.install import KnownAccounts
 from composer.compose.keys import AccountCheck
@@ -13,6 +12,7 @@ from composer.compose.tree import Tree
 from composer.compose.treefile import read_account_file
 from composer.errors import ComposerError
 from composer.ostree.repo import Repository
+from composer.system.accounts import parse_group, parse_passwd
 
 _PLACES = ("usr/etc", "usr/lib")
 

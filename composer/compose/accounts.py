@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from composer.compose.headers import PackageFacts
 from composer.compose.tree import Tree
 from composer.errors import ComposerError
+from composer.system.accounts import parse_group, parse_passwd
 
 _HIGHEST, _LOWEST = 999, 100
 _ACCOUNT = re.compile(r"(user|group)\(([^()/]+)\)\Z")
-_FILES = {"passwd": 7, "group": 4}
 _NOLOGIN = "/usr/sbin/nologin"
 
 
@@ -59,23 +59,6 @@ class Accounts:
 
     passwd: tuple[str, ...]
     group: tuple[str, ...]
-
-
-def parse_passwd(text: str) -> dict[str, tuple[int, int]]:
-    """Map names to (uid, gid); lines that are none are skipped, as libc does."""
-    return {n: (int(f[2]), int(f[3])) for n, f in _lines(text, "passwd") if f[3].isdecimal()}
-
-
-def parse_group(text: str) -> dict[str, int]:
-    """Map names to gid."""
-    return {name: int(fields[2]) for name, fields in _lines(text, "group")}
-
-
-def _lines(text: str, kind: str) -> Iterator[tuple[str, list[str]]]:
-    for line in text.splitlines():
-        fields = line.split(":")
-        if len(fields) == _FILES[kind] and fields[0] and fields[2].isdecimal():
-            yield fields[0], fields
 
 
 @dataclass(slots=True)
@@ -330,12 +313,15 @@ def _given_to_root(tree: Tree, path: str, uid: int, gid: int) -> str:
 
 def complete_shadow(tree: Tree) -> None:
     """Give every account a line in shadow and gshadow, where the tree has these files."""
-    for name, source, fields in (("shadow", "passwd", "!*:::::::"), ("gshadow", "group", "!::")):
-        text, accounts = tree.read(f"etc/{name}"), tree.read(f"etc/{source}")
-        if text is None or accounts is None:
+    for name, accounts, fields in (
+        ("shadow", parse_passwd(tree.read("etc/passwd") or ""), "!*:::::::"),
+        ("gshadow", parse_group(tree.read("etc/group") or ""), "!::"),
+    ):
+        text = tree.read(f"etc/{name}")
+        if text is None:
             continue
         known = {line.partition(":")[0] for line in text.splitlines()}
-        names = [n for n, _ in _lines(accounts, source) if n not in known]
+        names = [account for account in accounts if account not in known]
         if names:
             path = tree.path(f"etc/{name}", follow=True)
             lines = "".join(f"{n}:{fields}\n" for n in names)

@@ -1,4 +1,4 @@
-"""The commit: the tree into an OSTree repository, in one transaction, the ref last.
+"""The commit: the tree into an OSTree repository, then the commit, and the ref last.
 
 Rules kept here: of extended attributes only security.capability is stored, and labels
 from the tree's own policy; metadata is in a fixed order; the timestamp is an argument.
@@ -10,15 +10,13 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from composer.checksum import ObjectChecksum
 from composer.compose.packages import ComposedPackage
 from composer.compose.tree import Tree
-from composer.errors import ComposerError, NoSpace
+from composer.errors import ComposerError
 from composer.ostree.repo import Repository
 
 INPUT_DIGEST = "rpmostree.inputhash"
@@ -72,7 +70,7 @@ def previous(repository: Repository, ref: str) -> Previous:
     checksum = repository.resolve(ref)
     if checksum is None:
         return Previous()
-    with _libostree(repository.path) as (_, repo):
+    with repository.libostree() as (_, repo):
         _, variant, _ = repo.load_commit(str(checksum))
         metadata = variant.get_child_value(0)
         listed = metadata.lookup_value(PACKAGES)
@@ -88,7 +86,7 @@ def read_committed(repository: Repository, commit: str, name: str) -> str | None
     """Return the text of a file in a commit, or None where it has none."""
     from gi.repository import Gio, GLib
 
-    with _libostree(repository.path) as (_, repo):
+    with repository.libostree() as (_, repo):
         _, root, _ = repo.read_commit(commit, None)
         file = root.resolve_relative_path(name)
         if file.query_file_type(Gio.FileQueryInfoFlags.NONE, None) != Gio.FileType.REGULAR:
@@ -104,12 +102,15 @@ def commit(repository: Repository, tree: Tree, request: CommitRequest) -> Object
     """Commit ``tree``, consuming it, and set the ref.  Returns the commit's checksum.
 
     Nothing is changed in the repository's refs unless everything went well.  Raises
-    NoPolicy, NoSpace, CommitFailed.
+    NoPolicy, NoSpace, CommitFailed, RepositoryError.
     """
-    with _libostree(repository.path) as (ostree, repo), _transaction(repo):
+    with repository.libostree() as (ostree, repo):
         policy = _policy(ostree, tree) if request.selinux else None
-        mtree = _write_tree(ostree, repo, tree, policy)
-        _, root = repo.write_mtree(mtree, None)
+        with repository.transaction():
+            mtree = _write_tree(ostree, repo, tree, policy)
+            _, root = repo.write_mtree(mtree, None)
+    # A transaction lands in no order: the commit comes after all that it names.
+    with repository.libostree() as (_, repo), repository.transaction():
         _, checksum = repo.write_commit_with_time(
             request.parent or None, None, None, _metadata(request), root, request.timestamp, None
         )
@@ -117,38 +118,6 @@ def commit(repository: Repository, tree: Tree, request: CommitRequest) -> Object
             _sign(repo, checksum, request.signing)
         repo.transaction_set_ref(None, request.ref, checksum)
     return ObjectChecksum.parse(checksum)
-
-
-@contextmanager
-def _libostree(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Open the repository as ``(OSTree, repo)`` and turn GLib's errors into ours."""
-    import gi
-
-    gi.require_version("OSTree", "1.0")
-    from gi.repository import Gio, GLib, OSTree
-
-    try:
-        repo = OSTree.Repo.new(Gio.File.new_for_path(str(path)))
-        repo.open(None)
-        yield OSTree, repo
-    except GLib.Error as error:
-        if "No space left" in error.message or "min-free-space" in error.message:
-            raise NoSpace(
-                f"{path}: no space left: {error.message}",
-                hint="free some space there and run the same command again",
-            ) from error
-        raise CommitFailed(f"{path}: {error.message}") from error
-
-
-@contextmanager
-def _transaction(repo: Any) -> Iterator[None]:
-    repo.prepare_transaction(None)
-    try:
-        yield
-        repo.commit_transaction(None)
-    except BaseException:
-        repo.abort_transaction(None)
-        raise
 
 
 def _text(metadata: Any, key: str) -> str:

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from composer.compose.accounts import parse_group, parse_passwd
 from composer.compose.tree import BadTree, Tree
+from composer.system.accounts import parse_group, parse_passwd
 
 TMPFILES = "usr/lib/tmpfiles.d/jigdo-composer-autovar.conf"
 _FACTORY = "usr/share/factory"

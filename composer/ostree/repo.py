@@ -111,6 +111,15 @@ class Repository:
         """Write without flushing to disk, as ``ostree --disable-fsync`` does."""
         self._repo.set_disable_fsync(True)
 
+    @contextmanager
+    def libostree(self) -> Iterator[tuple[Any, Any]]:
+        """Give ``(OSTree, OSTree.Repo)``, for what this class does not wrap.
+
+        libostree's errors in the block become ours.
+        """
+        with _errors(str(self.path)):
+            yield _ostree(), self._repo
+
     # Reading
 
     def resolve(self, revision: str) -> ObjectChecksum | None:

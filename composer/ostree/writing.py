@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from composer.checksum import ObjectChecksum
@@ -50,14 +49,9 @@ class TreeBuilder:
             directory = directory.directories.setdefault(part, _Directory())
         return directory
 
-    def commit(
-        self, subject: str, *, metadata: Mapping[str, str], timestamp: int
-    ) -> ObjectChecksum:
-        """Write dirtrees, dirmetas and a commit without a parent; needs an open transaction."""
-        tree, meta = self._write(self._root)
-        return self._repo.write_commit(
-            tree, meta, subject=subject, metadata=metadata, timestamp=timestamp
-        )
+    def write(self) -> tuple[ObjectChecksum, ObjectChecksum]:
+        """Write all dirtrees and dirmetas; returns the root's.  Needs an open transaction."""
+        return self._write(self._root)
 
     def _write(self, directory: _Directory) -> tuple[ObjectChecksum, ObjectChecksum]:
         children = {name: self._write(child) for name, child in directory.directories.items()}

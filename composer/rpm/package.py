@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from composer.checksum import ContentDigest
-from composer.errors import CommandFailed, ComposerError, FormatError
+from composer.errors import CommandFailed, FormatError, NotFound
 from composer.system.command import run
 
 if TYPE_CHECKING:
@@ -194,7 +194,10 @@ def verify_digests(path: Path) -> None:
 
 
 def find_rpms(places: list[Path]) -> list[Path]:
-    """List the RPM files at ``places`` (files, or directories searched below), sorted."""
+    """List the RPM files at ``places`` (files, or directories searched below), sorted.
+
+    Raises NotFound for a place that is not there, and when no place has an RPM.
+    """
     found: set[Path] = set()
     for place in places:
         if place.is_dir():
@@ -202,5 +205,11 @@ def find_rpms(places: list[Path]) -> list[Path]:
         elif place.is_file():
             found.add(place)
         else:
-            raise ComposerError(f"{place}: no such file or directory")
+            raise NotFound(
+                f"{place}: no such file or directory", hint="name RPM files or directories of them"
+            )
+    if not found:
+        raise NotFound(
+            f"no RPMs in {', '.join(map(str, places))}", hint="name RPM files or their directories"
+        )
     return sorted(found)

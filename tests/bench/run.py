@@ -138,8 +138,9 @@ class Bench:
         made = next(self.mirror.rglob("jigdo-*.rpm"))
 
         def ours() -> Measured:
-            command = [*JIGDO, "set", "verify", made, "--packages", self.mirror]
-            return measure([*command, "--workdir", self._empty("verify")])
+            repo = self.work / "payload-repo"
+            self._remake(repo, "bare-user")
+            return measure([sys.executable, "-m", "tests.bench.payload", made, self.mirror, repo])
 
         def theirs() -> Measured:
             root = self._empty("root")

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from composer.compose.account_check import AccountsChanged, require_agreement
-from composer.compose.accounts import Accounts, NoNumberLeft, parse_group, parse_passwd, plan
+from composer.compose.accounts import Accounts, NoNumberLeft, plan
 from composer.compose.headers import PackageFacts
 from composer.compose.install import KnownAccounts
 from composer.compose.tree import Tree
 from composer.rpm.package import Nevra
+from composer.system.accounts import parse_group, parse_passwd
 
 SYSUSERS = "/usr/lib/sysusers.d/a.conf"
 

@@ -17,7 +17,7 @@ from composer.errors import ComposerError
 from composer.ostree.repo import Repository
 from composer.rpm.package import PackageRefused
 from composer.rpm.payload import FileList, opened_payload
-from composer.system.accounts import Accounts
+from composer.system.accounts import AccountTable
 from tests.shared import shared
 
 RPMS = shared("real-rpms")
@@ -56,7 +56,7 @@ class _EveryName(dict[str, int]):
         return 0 if name == "root" else 1000 + sum(name.encode()) % 60000
 
 
-ACCOUNTS = Accounts(_EveryName(), _EveryName())
+ACCOUNTS = AccountTable(_EveryName(), _EveryName())
 
 
 def _import(path: Path, repo: Repository) -> Any:
@@ -133,5 +133,5 @@ def test_an_unknown_owner_is_an_error_not_root(tmp_path: Path) -> None:
     path = next(row.path for row in READABLE if row.path.name.startswith("koji-builder"))
     repo = Repository.create(tmp_path / "repo", mode="bare-user")
     with pytest.raises(ComposerError, match="unknown owner 'kojibuilder'"):
-        import_rpms([path], repo, Accounts.parse("", ""))
+        import_rpms([path], repo, AccountTable.parse("", ""))
     assert repo.refs() == {}
