@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,7 @@ def compose(
     """Compose TREEFILE into an OSTree commit; with --rpm-repo, its jigdo set too."""
     from composer.compose import pipeline
     from composer.compose.commit import Signing
+    from composer.mirror.publish import is_published
 
     request = pipeline.ComposeRequest(
         treefile=treefile,
@@ -96,6 +98,7 @@ def compose(
         force=force_nocache,
         parent=parent,
         signing=Signing(gpg_sign, str(gpg_homedir or "")) if gpg_sign else None,
+        is_published=partial(is_published, rpm_repo) if rpm_repo else lambda ref, commit: True,
     )
     with console.progress(as_json=as_json) as report:
         result = pipeline.compose(request, report)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from composer.compose.account_check import known_accounts, require_agreement
@@ -37,6 +37,8 @@ class ComposeRequest:
 
     ``repositories`` maps ids to base URLs or directories.  ``parent`` is whether the
     ref's current commit becomes the parent; ``force`` composes although nothing changed.
+    ``is_published`` says of a ref and its commit whether all that is made of it is there:
+    an earlier run may have ended between the commit and its set.
     """
 
     treefile: Path
@@ -48,6 +50,7 @@ class ComposeRequest:
     force: bool = False
     parent: bool = True
     signing: Signing | None = None
+    is_published: Callable[[str, str], bool] = lambda ref, commit: True
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class ComposeResult:
     """What came out.  ``commit`` is "" after a dry run, which also has no packages' paths.
 
     ``packages`` are sorted by NEVRA.  ``before`` are the NEVRAs of the ref's previous
-    commit; ``created`` is whether the repository was made.
+    commit; ``created`` is whether the repository was made.  Where the ref's current commit
+    only lacked being published, it is that commit, with its packages.
     """
 
     ref: str
@@ -83,8 +87,8 @@ def compose(request: ComposeRequest, report: Report) -> ComposeResult:
     """Compose ``request.treefile`` and set its ref in ``request.repo``.
 
     A repository that does not exist is made, as bare-user.  Raises NothingNew, having
-    written nothing, when the ref's current commit came from the same input; else what
-    the steps raise, with the ref as it was.
+    written nothing, when the ref's current commit came from the same input and is
+    published; else what the steps raise, with the ref as it was.
     """
     treefile = load(request.treefile, basearch=request.basearch)
     treefile.require_complete()
@@ -102,10 +106,15 @@ def compose(request: ComposeRequest, report: Report) -> ComposeResult:
             scratch=work / "dnf",
         ) as (solution, base):
             plan = _plan(treefile, before, solution)
-            _require_something_new(plan, force=request.force)
+            unchanged = before.input_digest == plan.input_digest and not request.force
+            if unchanged and request.is_published(treefile.ref, before.commit):
+                raise _nothing_new(plan)
             if request.dry_run:
                 return _result(request, plan, solution, (), commit="")
             packages = fetch(solution, base, report)
+        if unchanged:
+            plan = replace(plan, version=before.version)
+            return _result(request, plan, solution, packages, commit=before.commit)
         return _build(request, plan, solution, packages, repository, work, report)
 
 
@@ -139,14 +148,13 @@ def _timestamp(solution: Solution) -> int:
     return int(given)
 
 
-def _require_something_new(plan: _Plan, *, force: bool) -> None:
-    if plan.before.input_digest == plan.input_digest and not force:
-        raise NothingNew(
-            f"{plan.treefile.ref}: nothing new: the same treefile and packages as "
-            f"{plan.before.version or plan.before.commit}",
-            details=[f"commit: {plan.before.commit}"],
-            hint="--force-nocache composes all the same",
-        )
+def _nothing_new(plan: _Plan) -> NothingNew:
+    return NothingNew(
+        f"{plan.treefile.ref}: nothing new: the same treefile and packages as "
+        f"{plan.before.version or plan.before.commit}",
+        details=[f"commit: {plan.before.commit}"],
+        hint="--force-nocache composes all the same",
+    )
 
 
 def _build(

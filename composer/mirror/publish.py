@@ -96,6 +96,12 @@ def publish_set(set_rpm: Path, entry: PointerEntry, repository: Path) -> Pointer
     return entry
 
 
+def is_published(repository: Path, ref: str, commit: str) -> bool:
+    """Tell whether the pointer at ``repository`` names ``commit`` as the newest of ``ref``."""
+    pointer = _read_pointer(repository, _read_repomd(repository))
+    return any(entry.ref == ref and str(entry.commit) == commit for entry in pointer.entries)
+
+
 @contextmanager
 def _alone(repository: Path) -> Iterator[None]:
     """Wait until no other process publishes there."""

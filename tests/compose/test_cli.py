@@ -87,3 +87,20 @@ def test_compose_from_start_to_nothing_new(tmp_path: Path, treefile: Path) -> No
     again = call(*argv, cwd=tmp_path)
     assert again.returncode == 77
     assert "nothing new" in again.stderr
+
+
+@needs_root
+def test_a_commit_whose_set_was_not_published_is_published_by_running_again(
+    tmp_path: Path, treefile: Path
+) -> None:
+    base = repository(tmp_path / "base", [shell()])
+    words = ["compose", "os.yaml", "--repo", "r", "--repository", f"base={base}", "--json"]
+    words += ["--cachedir", "cache"]
+    first = call(*words, cwd=tmp_path)
+    assert json.loads(first.stdout)["set"] is None
+    again = call(*words, "--rpm-repo", "mirror", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    published = json.loads(again.stdout)
+    assert published["commit"] == json.loads(first.stdout)["commit"]
+    assert (tmp_path / published["set"]["rpm"]).is_file()
+    assert call(*words, "--rpm-repo", "mirror", cwd=tmp_path).returncode == 77

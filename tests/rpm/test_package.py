@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from composer.checksum import ContentDigest
-from composer.errors import ComposerError
+from composer.errors import ComposerError, NotFound
 from composer.rpm.package import (
     Nevra,
     PackageRefused,
@@ -269,6 +269,7 @@ def test_rpms_are_found_below_directories(tmp_path: Path) -> None:
         tmp_path / "b/c/d.rpm",
         tmp_path / "b/z.rpm",
     ]
-    assert find_rpms([]) == []
+    with pytest.raises(NotFound, match="no RPMs in"):
+        find_rpms([tmp_path / "dir.rpm"])
     with pytest.raises(ComposerError, match="nowhere"):
         find_rpms([tmp_path / "nowhere"])
