@@ -6,6 +6,7 @@ completion are instant: the table below holds what the help page needs.
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import sys
 from typing import NoReturn
@@ -14,7 +15,7 @@ import click
 
 from composer import __version__
 from composer.cli.console import Console
-from composer.errors import EXIT_INTERRUPTED, ComposerError
+from composer.errors import EXIT_INTERRUPTED, ComposerError, UsageError
 
 _COMMANDS = {
     # name: (module, attribute, one line for the help page)
@@ -51,7 +52,7 @@ class _LazyGroup(click.Group):
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 done, 1 error, 2 usage, 3 verification failed, 4 no space, "
-    "77 nothing new.  Shell completion: see docs/commands.md.",
+    "77 nothing new, 130 interrupted.  Shell completion: see docs/commands.md.",
 )
 @click.version_option(__version__, prog_name="jigdo-composer")
 @click.option("-v", "--verbose", is_flag=True, help="Say more; tracebacks with errors.")
@@ -69,15 +70,18 @@ def cli(ctx: click.Context, verbose: bool, quiet: bool) -> None:
 def main() -> NoReturn:
     """Entry point of the console script; ends the process with a documented status."""
     console = Console(verbose="-v" in sys.argv or "--verbose" in sys.argv)
+    sys.unraisablehook = _unraisable
     try:
         status = cli.main(prog_name="jigdo-composer", standalone_mode=False)
     except ComposerError as error:
         status = console.fail(error)
     except click.exceptions.Abort:
         status = _interrupted(console)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         status = error.exit_code
+    except click.ClickException as error:
+        status = console.fail(_from_click(error))
     except KeyboardInterrupt:
         status = _interrupted(console)
     except BrokenPipeError:
@@ -87,9 +91,24 @@ def main() -> NoReturn:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _unraisable(said: sys.UnraisableHookArgs) -> None:
+    """Python cannot raise Ctrl-C out of a destructor, of which PyGObject has many: do it later."""
+    if isinstance(said.exc_value, KeyboardInterrupt):
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(said)
+
+
 def _interrupted(console: Console) -> int:
     console.say("interrupted; run the same command again to continue")
     return EXIT_INTERRUPTED
+
+
+def _from_click(error: click.ClickException) -> ComposerError:
+    path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+    return UsageError(
+        error.format_message().rstrip("."), hint=f"see: {path or 'jigdo-composer'} --help"
+    )
 
 
 def _from_os(error: OSError) -> ComposerError:

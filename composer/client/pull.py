@@ -16,7 +16,7 @@ from pathlib import Path
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.remote import Remote
 from composer.errors import FormatError
-from composer.jigdo.container import Check, Kind
+from composer.jigdo.container import MAX_INDEX, Check, Kind
 from composer.jigdo.plan import Plan
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import CommitFrame, JigdoSet
@@ -36,7 +36,7 @@ from composer.net.packages import Wanted as WantedPackage
 from composer.net.repository import find_entry, locate_packages
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
-from composer.ostree.signature import require_signature
+from composer.ostree.signature import BadSignature, require_signature
 from composer.progress import Report, Step, silent
 from composer.rpm.package import PackageRef
 from composer.system.files import remove_tree
@@ -86,7 +86,7 @@ def pull(
         report(Step("look", item=remote.urls[0]))
         entry = find_entry(fetcher, ref)
         previous = repo.resolve(ref)
-        if previous == entry.commit and not repo.is_partial(entry.commit):
+        if previous == entry.commit and _is_good_here(remote, repo, entry.commit):
             return _result(entry, previous, None, traffic)
         jigdo = open_remote_set(fetcher, entry)
         base = previous if previous and not repo.is_partial(previous) else None
@@ -121,6 +121,23 @@ def _result(
     )
 
 
+def _is_good_here(remote: Remote, repo: Repository, commit: ObjectChecksum) -> bool:
+    """Tell whether a commit is here whole, and would be accepted from ``remote``.
+
+    Another remote, or another program, may have put an unsigned one under the ref.
+    """
+    if repo.is_partial(commit):
+        return False
+    signatures = repo.detached_metadata(commit)
+    detached = signatures.get_data_as_bytes().get_data() if signatures else None
+    data = repo.metadata("commit", commit)
+    try:
+        _signature_check(remote, repo)(CommitFrame(data, detached or b"", repo.commit(commit)))
+    except BadSignature:
+        return False  # the set may have better ones
+    return True
+
+
 def _signature_check(remote: Remote, repo: Repository) -> CheckCommit:
     def check(start: CommitFrame) -> None:
         if remote.trust == "none":
@@ -142,6 +159,11 @@ def open_remote_set(fetcher: Fetcher, entry: PointerEntry) -> JigdoSet:
 
     Raises FormatError when the set is of another ref or commit than the pointer says.
     """
+    if max(entry.index.size, entry.index.uncompressed) > MAX_INDEX:
+        raise FormatError(
+            f"{entry.location}: the pointer claims {entry.index.uncompressed} bytes of index",
+            hint="no set has that many: ask who published it",
+        )
     ranges = _RemoteRanges(fetcher, entry)
     jigdo = JigdoSet(ranges, entry.index)
     ranges.learn(jigdo)

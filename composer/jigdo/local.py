@@ -32,14 +32,15 @@ class LocalPackages:
             )
         for package in packages:
             path = self._paths[package.pkgid]
-            _require_pkgid(package, path)
+            require_pkgid(package, path)
             yield package, path
 
     def done(self, package: PackageRef) -> None:
         """Nothing to clean up: the files are not ours."""
 
 
-def _require_pkgid(package: PackageRef, path: Path) -> None:
+def require_pkgid(package: PackageRef, path: Path) -> None:
+    """Hash the file at ``path``; raises ChecksumMismatch when it is not ``package``."""
     with path.open("rb") as stream:
         actual = ContentDigest.of_stream(stream)
     if actual != package.pkgid:

@@ -62,6 +62,7 @@ class Pointer:
         raise NotFound(
             f"{ref}: the repository has no jigdo set of this ref",
             details=[f"it has: {', '.join(known[:20])}" if known else "it has none at all"],
+            hint="check the spelling; or another remote has it: `remote list`",
         )
 
     def with_entry(self, entry: PointerEntry) -> Pointer:

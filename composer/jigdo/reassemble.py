@@ -205,7 +205,7 @@ def check_space(repo: Repository, plan: Plan, *, staging_bytes: int = 0) -> None
         return
     status = os.statvfs(repo.path)
     free = status.f_bavail * status.f_frsize
-    need = plan.disk_bytes + staging_bytes + _RESERVE
+    need = plan.disk_bytes + staging_bytes + max(_RESERVE, repo.reserved_bytes())
     if need > free:
         raise NoSpace(
             f"{repo.path}: {need} bytes are needed, {free} are free",
@@ -234,9 +234,10 @@ def reassemble(
         counter = _Counter(wanted.plan, report)
         _import_packages(jigdo, wanted.plan, importer, source, batches, counter, workers)
         importer.add_new(jigdo, wanted.plan.new, counter.new)
+        # A transaction lands in no order: what names others comes after them.
+        batches.land()
         _prove(repo, wanted)
         _write_tree(repo, wanted)
-        # A transaction lands in no order: the commit comes after all that it names.
         batches.land()
         _write_commit(repo, jigdo.head.commit, wanted.start)
         if ref:

@@ -16,6 +16,7 @@ from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ComposerError, FormatError, NotFound
 from composer.jigdo.build import LocalPackage, build_set
 from composer.jigdo.container import MAGIC, Kind
+from composer.jigdo.local import require_pkgid
 from composer.jigdo.manifest import Head
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import JigdoSet, open_file
@@ -142,8 +143,18 @@ def select_packages(
     """Pick the commit's packages, by pkgid, out of what is available.
 
     A commit that does not say what it was composed of gets everything available.
-    Raises NotFound naming the packages that are missing.
+    Raises NotFound naming the packages that are missing, and ChecksumMismatch for a
+    file that is not the one that its repository lists.
     """
+    chosen = _select(repo, commit, available)
+    for package in chosen:
+        require_pkgid(package.ref, package.path)
+    return chosen
+
+
+def _select(
+    repo: Repository, commit: ObjectChecksum, available: Sequence[LocalPackage]
+) -> list[LocalPackage]:
     by_pkgid: dict[ContentDigest, LocalPackage] = {}
     for package in available:
         by_pkgid.setdefault(package.ref.pkgid, package)
@@ -172,7 +183,10 @@ def open_set(path: Path) -> JigdoSet:
     if magic[:4] == _RPM_MAGIC:
         start, length = locate_jigdo(path)
         return open_file(path, start=start, length=length)
-    raise FormatError(f"{path}: neither a .jigdo file nor an RPM")
+    raise FormatError(
+        f"{path}: neither a .jigdo file nor an RPM",
+        hint="sets are the RPMs in a repository's jigdo directory",
+    )
 
 
 def summarize(jigdo: JigdoSet) -> dict[str, Any]:

@@ -134,8 +134,8 @@ class Connections:
 
     def _advance(self) -> list[Job]:
         """Let bytes move for a moment; returns the jobs that ended."""
-        if self._multi.select(_LONGEST_SELECT) == -1:
-            time.sleep(0.001)  # libcurl has nothing to wait for, only to do
+        # First: a transfer that was just added has nothing yet to wait for, and would
+        # wait for the others.
         self._multi.perform()
         ended: list[Job] = []
         while True:
@@ -145,7 +145,19 @@ class Connections:
             for handle, code, reason in bad:
                 ended += self._settle(handle, code, reason)
             if not more:
-                return ended
+                break
+        if not ended and self._multi.select(self._patience()) == -1:
+            time.sleep(0.001)  # libcurl has nothing to wait for, only to do
+        return ended
+
+    def _patience(self) -> float:
+        """Seconds until libcurl has something to do, or a job is due again; at most a moment."""
+        waits = [_LONGEST_SELECT]
+        if (due := float(self._multi.timeout())) >= 0:
+            waits.append(due / 1000)
+        if self._later and self._idle:
+            waits.append(max(0.0, self._later[0][0] - time.monotonic()))
+        return min(waits)
 
     def _settle(self, handle: Any, code: int, reason: str) -> list[Job]:
         """An attempt has ended: put its job where it belongs; returns it when it has ended too."""

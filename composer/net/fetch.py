@@ -8,10 +8,11 @@ next one is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
 
 from composer.net.body import Span
 from composer.net.connections import Connections, Limits
-from composer.net.job import Job
+from composer.net.job import Job, Sink
 from composer.net.location import Mirrors
 from composer.net.traffic import Traffic
 
@@ -98,6 +99,23 @@ class Fetcher:
         if length:
             self._one(self._job(location, Span(first, length), _Stream(write), kind))
 
+    def fetch_file(
+        self,
+        location: str,
+        *,
+        length: int,
+        into: BinaryIO,
+        kind: str | None = None,
+        check: Callable[[BinaryIO], object],
+    ) -> None:
+        """Write the first ``length`` bytes of the file at ``location`` to the empty file ``into``.
+
+        ``check`` gets ``into``, at its start, and raises VerificationFailed when it is
+        wrong; the next mirror then begins anew.
+        """
+        if length:
+            self._one(self._job(location, Span(0, length), _File(into, check), kind))
+
     def fetch_small(
         self, location: str, *, limit: int, kind: str | None = None, check: Check | None = None
     ) -> bytes:
@@ -106,7 +124,7 @@ class Fetcher:
         self._one(self._job(location, Span(0, limit, exact=False), sink, kind))
         return sink.take()
 
-    def _job(self, location: str, span: Span, sink: _Memory | _Stream, kind: str | None) -> Job:
+    def _job(self, location: str, span: Span, sink: Sink, kind: str | None) -> Job:
         return Job(location, location, self.mirrors, kind or self.kind, span, sink)
 
     def _one(self, job: Job) -> None:
@@ -181,3 +199,20 @@ class _Stream:
 
     def close(self) -> None:
         return
+
+
+class _File(_Stream):
+    """A sink that is an open file, and can take back."""
+
+    def __init__(self, file: BinaryIO, check: Callable[[BinaryIO], object]) -> None:
+        super().__init__(file.write)
+        self._file, self._check = file, check
+
+    def finish(self, source: str) -> None:
+        self._file.seek(0)
+        self._check(self._file)
+
+    def restart(self) -> bool:
+        self._file.seek(0)
+        self._file.truncate()
+        return True

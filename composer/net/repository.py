@@ -6,16 +6,16 @@ list, which is large, only when a location turned out to be wrong.
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 from composer.checksum import ContentDigest
-from composer.errors import FormatError, NotFound
+from composer.errors import FormatError, NotFound, VerificationFailed
 from composer.jigdo.pointer import MAX_POINTER, RECORD_TYPE, Pointer, PointerEntry, parse_pointer
 from composer.net.fetch import Fetcher
+from composer.net.location import safe_location
 from composer.rpm.rpmmd import (
     MAX_PACKED,
     MAX_REPOMD,
@@ -50,11 +50,21 @@ def read_pointer(fetcher: Fetcher) -> Pointer:
         packed = fetcher.fetch_small(
             record.location,
             limit=_size(record, MAX_POINTER),
-            check=lambda data: check_record(io.BytesIO(data), record),
+            check=lambda data: _parse_pointer(data, record),
         )
-        return parse_pointer(unpack_small(packed, record, limit=MAX_POINTER))
+        return _parse_pointer(packed, record)
 
     return _with_repomd(fetcher, read)
+
+
+def _parse_pointer(packed: bytes, record: Record) -> Pointer:
+    try:
+        pointer = parse_pointer(unpack_small(packed, record, limit=MAX_POINTER))
+        for entry in pointer.entries:
+            safe_location(entry.location)
+    except VerificationFailed as error:
+        raise error.within(record.location) from None
+    return pointer
 
 
 def locate_packages(
@@ -71,8 +81,11 @@ def locate_packages(
             tempfile.TemporaryFile(dir=spool) as packed,
             tempfile.NamedTemporaryFile(dir=spool, suffix=".xml") as plain,
         ):
-            fetcher.fetch_to(
-                record.location, first=0, length=_size(record, MAX_PACKED), write=packed.write
+            fetcher.fetch_file(
+                record.location,
+                length=_size(record, MAX_PACKED),
+                into=cast("BinaryIO", packed),
+                check=lambda file: check_record(file, record),
             )
             packed.seek(0)
             unpack_record(packed, record, plain)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -213,6 +213,12 @@ class Repository:
             missing.update(c for c in wanted if c.hex()[2:] + suffix not in names)
         return missing
 
+    def reserved_bytes(self) -> int:
+        """Bytes of the file system that libostree keeps free: it writes no object into them."""
+        with _errors(str(self.path)):
+            _, reserved = self._repo.get_min_free_space_bytes()
+        return int(reserved)
+
     # Writing
 
     @contextmanager
@@ -256,7 +262,7 @@ class Repository:
         variant = GLib.Variant.new_from_bytes(
             GLib.VariantType.new(type_of[kind]), GLib.Bytes.new(data), False
         )
-        with _errors(f"{kind} {checksum}"):
+        with _errors(f"{self.path}: {kind} {checksum}"):
             self._repo.write_metadata(_kind(kind), str(checksum), variant, None)
 
     def write_dirtree(
@@ -315,7 +321,7 @@ class Repository:
 
         kind, data = GLib.VariantType.new("a{sv}"), GLib.Bytes.new(metadata)
         variant = GLib.Variant.new_from_bytes(kind, data, False)
-        with _errors(f"commit {commit}"):
+        with _errors(f"{self.path}: commit {commit}"):
             self._repo.write_commit_detached_metadata(str(commit), variant, None)
 
     def set_ref(self, ref: str, commit: ObjectChecksum | None) -> None:
@@ -367,13 +373,16 @@ class ContentWriter:
         """Tell whether it writes symlinks."""
         return self._header.is_symlink
 
+    def _errors(self, expected: ObjectChecksum | None) -> AbstractContextManager[None]:
+        return _errors(f"{self._path}: object {expected or 'of unknown checksum'}")
+
     def write(self, data: bytes, expected: ObjectChecksum | None) -> ObjectChecksum:
         """Write one object from bytes; a symlink's bytes are its target.
 
         Raises VerificationFailed when the object's checksum is not ``expected``.
         """
         h, want = self._header, str(expected) if expected else None
-        with _errors(f"object {expected or 'of unknown checksum'}"):
+        with self._errors(expected):
             if h.is_symlink:
                 target = _symlink_target(data)
                 written = self._repo.write_symlink(want, h.uid, h.gid, self._xattrs, target, None)
@@ -390,7 +399,7 @@ class ContentWriter:
         if self._mode == "archive":
             return self._write_spooled(size, pieces, expected)
         h, want = self._header, str(expected) if expected else None
-        with _errors(f"object {expected or 'of unknown checksum'}"):
+        with self._errors(expected):
             stream = self._repo.write_regfile(want, h.uid, h.gid, h.mode, size, self._xattrs)
             for piece in _exactly(size, pieces):
                 stream.write_all(piece, None)
@@ -411,7 +420,7 @@ class ContentWriter:
         info.set_attribute_uint32("unix::mode", h.mode)
         info.set_size(size)
         with (
-            _errors(f"object {expected or 'of unknown checksum'}"),
+            self._errors(expected),
             tempfile.TemporaryFile(dir=self._path / "tmp", buffering=0) as spool,
         ):
             for piece in _exactly(size, pieces):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer.errors import VerificationFailed
+from composer.errors import ComposerError, VerificationFailed
 
 if TYPE_CHECKING:
     from composer.ostree.repo import Repository
@@ -38,7 +38,7 @@ def require_signature(
         )
     wanted = {fingerprint.upper() for fingerprint in fingerprints}
     reasons = []
-    for details in repo.check_signatures(commit, b"".join(signatures), keyring):
+    for details in _checked(repo, commit, signatures, keyring):
         primary = str(details[_PRIMARY] or details[_FINGERPRINT]).upper()
         if details[_VALID] and primary in wanted:
             return primary
@@ -48,6 +48,24 @@ def require_signature(
         details=reasons,
         hint="if the publisher changed keys, add the new one with `remote add --gpg-key`",
     )
+
+
+def _checked(
+    repo: Repository, commit: bytes, signatures: Sequence[bytes], keyring: Path
+) -> Iterator[Any]:
+    """Check each signature on its own: one that cannot be read does not spoil the others."""
+    unreadable: list[str] = []
+    for signature in signatures:
+        try:
+            yield from repo.check_signatures(commit, signature, keyring)
+        except ComposerError as error:
+            unreadable.append(error.message)
+    if len(unreadable) == len(signatures):
+        raise BadSignature(
+            "the commit's signatures cannot be checked",
+            details=unreadable[:20],
+            hint="the mirror may be damaged: try another; or ask the publisher to sign again",
+        )
 
 
 def _reason(details: Any, primary: str, wanted: set[str]) -> str:

@@ -471,13 +471,13 @@ def test_no_mirror_that_answers_names_them_all(updatable: Client) -> None:
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def large(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A mirror whose only set has 3 MB of noise; the ref is "noise"."""
     place = tmp_path_factory.mktemp("large")
     tree, repo, mirror = place / "tree", place / "repo", place / "mirror"
     tree.mkdir()
     (tree / "noise").write_bytes(random.Random(1).randbytes(3_000_000))
-    (mirror / "Packages").mkdir(parents=True)
+    copy_of(published.packages(1) / "Packages/z", mirror / "Packages/z")
     ostree(repo, "init", "--mode=bare-user")
     ostree(repo, "commit", "--branch=noise", "--owner-uid=0", "--owner-gid=0", f"--tree=dir={tree}")
     build_set(repo, "noise", mirror, mirror, place / "cache")

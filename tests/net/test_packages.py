@@ -288,6 +288,7 @@ def test_killed_run_is_continued(published: Path, mirror: LyingMirror, tmp_path:
     program = _program(mirror.url, published, tmp_path, count=COUNT)
     with subprocess.Popen([sys.executable, "-c", program]) as other:
         _wait_until(lambda: len(list(tmp_path.glob("*.rpm"))) == COUNT - 1)
+        _wait_until(lambda: any(part.stat().st_size for part in tmp_path.glob("*.part")))
         other.send_signal(signal.SIGKILL)
     mirror.honest()
     before = mirror.sent()
