@@ -273,10 +273,10 @@ class Repository:
         """Write a directory's entries; ``directories`` have (dirtree, dirmeta)."""
         from gi.repository import GLib
 
-        by_name = lambda item: item[0].encode()  # noqa: E731 - OSTree sorts by bytes
+        # OSTree sorts by bytes.
         value = (
-            [(name, checksum) for name, checksum in sorted(files.items(), key=by_name)],
-            [(name, *pair) for name, pair in sorted(directories.items(), key=by_name)],
+            [(name, files[name]) for name in sorted(files, key=str.encode)],
+            [(name, *directories[name]) for name in sorted(directories, key=str.encode)],
         )
         return self._write_variant("dirtree", GLib.Variant("(a(say)a(sayay))", value))
 
