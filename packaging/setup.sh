@@ -126,6 +126,8 @@ python_packages() {
 }
 
 case $scope in run | test) ;; *) fail "unknown scope: $scope" "packaging/setup.sh [run|test]" ;; esac
+# Making it anew would clear the environment that another checkout uses.
+[ ! -L "$venv" ] || fail "$venv is a symlink" "remove the link (not what it leads to) and run this again"
 mkdir -p .cache
 exec 9>.cache/setup.lock
 flock 9 # two makes in one checkout take turns

@@ -118,6 +118,21 @@ def test_setup_refuses_an_unknown_scope() -> None:
     assert "unknown scope: all" in done.stderr
 
 
+def test_setup_leaves_an_environment_alone_that_it_only_has_a_link_to(tmp_path: Path) -> None:
+    checkout, other = tmp_path / "checkout", tmp_path / "other"
+    (checkout / "packaging").mkdir(parents=True)
+    other.mkdir()
+    (other / "precious").touch()
+    script = checkout / "packaging" / "setup.sh"
+    script.write_bytes((ROOT / "packaging" / "setup.sh").read_bytes())
+    (checkout / ".venv").symlink_to(other)
+    argv = ["bash", str(script), "run"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert ".venv is a symlink" in done.stderr
+    assert (other / "precious").exists()
+
+
 def test_help_page_appears_at_once() -> None:
     argv = (sys.executable, "-m", "composer", "--help")
     assert min(_quietly(*argv) for _ in range(5)) < 0.2
