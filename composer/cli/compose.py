@@ -133,10 +133,6 @@ def _publish(
 def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_json: bool) -> None:
     """Print the outcome; after a dry run, the packages and what changes."""
     packages = [str(package.nevra) for package in result.solution.packages]
-    for ident in result.solution.unchecked:
-        console.warn(
-            f"repository {ident} asks for gpgcheck: checksums were checked, signatures not"
-        )
     if as_json:
         console.json(
             {

@@ -1,6 +1,7 @@
 """The RPMs themselves: fetched by librepo, each proven against the repository's checksum.
 
-An RPM of a ``file://`` repository is used where it is, and proven just the same.
+An RPM of a ``file://`` repository is used where it is, and proven just the same.  Where a
+repository asks for gpgcheck, its packages' signatures are checked before anything uses them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from composer.checksum import ContentDigest
 from composer.compose.depsolve import Chosen, Solution
+from composer.compose.signatures import Keyring, Signed, read_keyring, require_signed
 from composer.errors import ChecksumMismatch, ComposerError, NoSpace, NotFound
 from composer.progress import Report, Step
 from composer.rpm.package import PackageRef
@@ -36,21 +38,41 @@ def fetch(solution: Solution, base: Any, report: Report) -> tuple[ComposedPackag
     """Fetch what is not here and prove all; ``base`` is the one that solved.
 
     Returns them in the solution's order.  What an earlier run left is used, and fetched
-    again if it is spoilt.  Raises ChecksumMismatch, NotFound, NoSpace.
+    again if it is spoilt.  Raises ChecksumMismatch, NotFound, NoSpace, and, of repositories
+    with gpgcheck, KeysUnusable before anything moves and UntrustedPackage.
     """
+    keyrings = _keyrings(solution, base)
     remote = [package for package in solution.packages if not package.is_local]
     cached = [package for package in remote if package.path.exists()]
     _download([package for package in remote if package not in cached], base, report)
-    found = _prove(solution.packages, report)
-    spoilt = [package for package in cached if isinstance(found[package], ComposerError)]
+    outcomes = _prove(solution.packages, report)
+    spoilt = [package for package in cached if isinstance(outcomes[package], ComposerError)]
     for package in spoilt:
         package.path.unlink()
     _download(spoilt, base, report)
-    found |= _prove(tuple(spoilt), report)
-    for outcome in found.values():
+    outcomes |= _prove(tuple(spoilt), report)
+    found: dict[Chosen, ComposedPackage] = {}
+    for package, outcome in outcomes.items():
         if isinstance(outcome, ComposerError):
             raise outcome
-    return tuple(found[p] for p in solution.packages)  # type: ignore[misc]
+        found[package] = outcome
+    require_signed(
+        [
+            Signed(package.nevra, found[package].path, keyrings[package.repository])
+            for package in solution.packages
+            if package.repository in keyrings
+        ],
+        report,
+    )
+    return tuple(found[package] for package in solution.packages)
+
+
+def _keyrings(solution: Solution, base: Any) -> dict[str, Keyring]:
+    """Read the keys of the repositories that ask for gpgcheck and have packages here."""
+    used = sorted({package.repository for package in solution.packages})
+    asking = (base.repos[ident] for ident in used if base.repos[ident].gpgcheck)
+    scratch = Path(base.conf.persistdir) / "package-keys"
+    return {repository.id: read_keyring(repository, scratch) for repository in asking}
 
 
 def _download(packages: list[Chosen], base: Any, report: Report) -> None:

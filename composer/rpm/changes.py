@@ -27,6 +27,20 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.upgraded or self.downgraded)
 
+    def summary(self) -> dict[str, list[object]]:
+        """Describe them as a JSON document."""
+        return {
+            "added": [str(nevra) for nevra in self.added],
+            "removed": [str(nevra) for nevra in self.removed],
+            "upgraded": [_summary(pair) for pair in self.upgraded],
+            "downgraded": [_summary(pair) for pair in self.downgraded],
+        }
+
+
+def _summary(pair: Pair) -> dict[str, str]:
+    before, after = pair
+    return {"name": after.name, "before": str(before), "after": str(after)}
+
 
 def compare_versions(one: Nevra, other: Nevra) -> int:
     """Compare epoch, version and release as rpm does: below, at or above 0."""

@@ -77,3 +77,13 @@ def test_changed_architecture_is_an_upgrade_only_with_a_newer_version() -> None:
         "upgraded": ["a-1-1.x86_64 -> a-2-1.noarch"],
         "downgraded": [],
     }
+
+
+def test_summary_is_plain_values() -> None:
+    changes = compare(nevras("a-1-1.noarch b-1-1.noarch"), nevras("a-2-1.noarch c-1-1.noarch"))
+    assert changes.summary() == {
+        "added": ["c-1-1.noarch"],
+        "removed": ["b-1-1.noarch"],
+        "upgraded": [{"name": "a", "before": "a-1-1.noarch", "after": "a-2-1.noarch"}],
+        "downgraded": [],
+    }
