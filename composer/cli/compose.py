@@ -87,6 +87,7 @@ def compose(
     from composer.compose import pipeline
     from composer.compose.commit import Signing
     from composer.mirror.publish import is_published
+    from composer.system import seccomp
 
     request = pipeline.ComposeRequest(
         treefile=treefile,
@@ -100,6 +101,11 @@ def compose(
         signing=Signing(gpg_sign, str(gpg_homedir or "")) if gpg_sign else None,
         is_published=partial(is_published, rpm_repo) if rpm_repo else lambda ref, commit: True,
     )
+    if not dry_run and not seccomp.is_available():
+        console.warn(
+            "scriptlets run without a filter of system calls: Python's libseccomp is missing"
+            " (apt-get install python3-seccomp, or dnf install python3-libseccomp)"
+        )
     with console.progress(as_json=as_json) as report:
         result = pipeline.compose(request, report)
         made = _publish(result, request, rpm_repo, gpg_homedir, report) if rpm_repo else None

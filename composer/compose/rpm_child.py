@@ -5,8 +5,10 @@ This file is executed, not imported: it is bound into the sandbox and started wi
 JSON document on standard input; events are JSON lines on standard output; everything
 that scriptlets and librpm print goes to standard error.
 
-Rule kept here: librpm needs chroot, what it executes must not have it.  So SYS_CHROOT
-leaves the bounding and inheritable sets and stays in the permitted set of this process.
+Rule kept here: what a package brings never runs with more than the tree around it, not
+even lua, which runs within this process.  So all that is needed of the host is loaded
+first; then the process goes into the tree, gives up the capability to leave it, and to
+librpm the tree is the root directory.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import pwd
 import select
 import sqlite3
 import sys
@@ -21,7 +24,6 @@ from typing import Any, NoReturn
 
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
-_CAP_SETPCAP = 8
 _MOST_CAPABILITIES = 64
 # CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID, SETFCAP
 _FOR_SCRIPTLETS = (0, 1, 3, 4, 6, 7, 31)
@@ -39,9 +41,11 @@ def main() -> None:
     require_parent(job["lifeline"])
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    keep_chroot_to_ourselves()
-    keep_root_to_ourselves()
-    Transaction(job, events).run()
+    transaction = Transaction(job, events)
+    go_into(job["root"])
+    keep_capabilities_of_scriptlets()
+    keep_descriptors_to_ourselves()
+    transaction.run()
 
 
 def require_parent(lifeline: int) -> None:
@@ -54,8 +58,19 @@ def require_parent(lifeline: int) -> None:
         sys.exit("the compose that started this transaction is gone")
 
 
-def keep_chroot_to_ourselves() -> None:
-    """Make sure that no program which this process executes can chroot."""
+def go_into(root: str) -> None:
+    """Make the tree this process's root directory for good."""
+    # glibc keeps to the name services that it found before a chroot.
+    pwd.getpwall()
+    os.chroot(root)
+    os.chdir("/")
+    # From here on these paths lead into the tree, whose modules are not for this process.
+    sys.path.clear()
+    sys.meta_path.clear()
+
+
+def keep_capabilities_of_scriptlets() -> None:
+    """Give up SYS_CHROOT, and whatever else scriptlets do not get, in every set."""
     libc = ctypes.CDLL(None, use_errno=True)
     # bubblewrap 0.8 leaves root's bounding set as it is and relies on no_new_privs.
     for capability in range(_MOST_CAPABILITIES):
@@ -65,18 +80,14 @@ def keep_chroot_to_ourselves() -> None:
             raise OSError(ctypes.get_errno(), "cannot drop a capability from the bounding set")
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     # Three words (effective, permitted, inheritable) for each half of the 64 bits.
-    data = (ctypes.c_uint32 * 6)()
-    if libc.capget(header, data):
-        raise OSError(ctypes.get_errno(), "cannot read capabilities")
-    data[0] &= ~(1 << _CAP_SETPCAP)
-    data[1] &= ~(1 << _CAP_SETPCAP)
-    data[2] = data[5] = 0
+    kept = sum(1 << capability for capability in _FOR_SCRIPTLETS)
+    data = (ctypes.c_uint32 * 6)(kept, kept, 0, 0, 0, 0)
     if libc.capset(header, data):
         raise OSError(ctypes.get_errno(), "cannot set capabilities")
 
 
-def keep_root_to_ourselves() -> None:
-    """Make /proc/1/root, which leads out of the chroot, unreadable for scriptlets."""
+def keep_descriptors_to_ourselves() -> None:
+    """Make /proc/1/fd and its kind, which show open files, unreadable for scriptlets."""
     # Access to it is that of ptrace, which a process that is not dumpable refuses to all
     # who lack SYS_PTRACE.  This process is the sandbox's first one; scriptlets become
     # dumpable again when they are executed.
@@ -96,8 +107,8 @@ class Transaction:
         self._unpack_failed = ""
         for name, value in sorted(job["macros"].items()):
             rpm.addMacro(name, value)
-        # At a chroot's edge only a descriptor is the same file on both sides.
-        self._root = os.open(job["root"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # rpm reads its own lua files when the first macro needs them.
+        rpm.expandMacro("%{lua:}")
         self._phases = {
             rpm.RPMTAG_PRETRANS: "%pretrans",
             rpm.RPMTAG_PREIN: "%pre",
@@ -108,7 +119,7 @@ class Transaction:
 
     def run(self) -> None:
         rpm = self._rpm
-        transaction = rpm.TransactionSet(self._job["root"])
+        transaction = rpm.TransactionSet("/")
         # Every RPM was checked against the repository's checksum, whole.
         transaction.setVSFlags(rpm._RPMVSF_NOSIGNATURES | rpm._RPMVSF_NODIGESTS)
         transaction.setVfyLevel(0)
@@ -131,7 +142,7 @@ class Transaction:
         transaction.closeDB()
         if problems is not None:
             self._stop("problems", texts=[str(problem) for problem in problems])
-        settle_database(self._job["root"] + self._job["macros"]["_dbpath"])
+        settle_database(self._job["macros"]["_dbpath"])
 
     def _callback(self, what: int, amount: int, total: int, key: Any, data: str) -> int | None:
         rpm = self._rpm
@@ -144,7 +155,7 @@ class Transaction:
         if what == rpm.RPMCALLBACK_INST_STOP:
             self._installed += 1
             if int(key) == self._job["accounts"]["package"]:
-                complete_accounts(self._root, self._job["accounts"])
+                complete_accounts(self._job["accounts"])
         elif what == rpm.RPMCALLBACK_SCRIPT_START:
             os.write(sys.stderr.fileno(), OUTPUT_MARK)
             self._tell("script", package=self._name(key), phase=self._phase(amount))
@@ -197,31 +208,23 @@ def settle_database(directory: str) -> None:
             os.unlink(f"{directory}/{name}")
 
 
-def complete_accounts(root: int, accounts: dict[str, Any]) -> None:
+def complete_accounts(accounts: dict[str, Any]) -> None:
     """Put the planned users and groups back after a package has brought its own files.
 
     A configuration file that was there before the package is kept or set aside by
     librpm, depending on how the package marks it; the copy that was there is the full one.
     """
     for name in ("passwd", "group"):
-        path = f"etc/{name}"
-        if _exists(root, f"{path}.rpmorig"):
-            os.rename(f"{path}.rpmorig", path, src_dir_fd=root, dst_dir_fd=root)
-        if _exists(root, f"{path}.rpmnew"):
-            os.unlink(f"{path}.rpmnew", dir_fd=root)
-        _append_missing(root, path, accounts[name])
+        path = f"/etc/{name}"
+        if os.path.lexists(f"{path}.rpmorig"):
+            os.rename(f"{path}.rpmorig", path)
+        if os.path.lexists(f"{path}.rpmnew"):
+            os.unlink(f"{path}.rpmnew")
+        _append_missing(path, accounts[name])
 
 
-def _exists(root: int, path: str) -> bool:
-    try:
-        os.stat(path, dir_fd=root, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _append_missing(root: int, path: str, lines: list[str]) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=root)
+def _append_missing(path: str, lines: list[str]) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     with os.fdopen(descriptor, "r+") as stream:
         text = stream.read()
         known = {line.partition(":")[0] for line in text.splitlines()}

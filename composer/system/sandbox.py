@@ -3,8 +3,9 @@
 Rules kept here: no network; own processes, IPC and host name; only the directories
 that were named, the host's /usr read-only at most, and never its /etc, /root or
 /home; an empty environment; a short list of capabilities (without SYS_ADMIN nothing
-can be mounted, without MKNOD no device is made); a time limit; bounded output; and
-nothing that outlives the process that asked.  docs/sandbox.md tells it at length.
+can be mounted, without MKNOD no device is made); a filter of system calls where
+libseccomp is there; limits; bounded output; and nothing that outlives the process
+that asked.  docs/sandbox.md tells it at length.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import os
 import selectors
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from composer.errors import CommandFailed, ComposerError, MissingRequirement
+from composer.system import seccomp
 from composer.system.command import require_program
 
 # What librpm needs to write a tree.  SYS_CHROOT is for librpm and dracut's ldconfig.
@@ -144,7 +147,7 @@ class Sandbox:
         """
         require_sandbox()
         options = self._options({**ENVIRONMENT, **(env or {})})
-        process = _start([*options, "--", *argv], stdin, pass_fds)
+        process = _start(options, argv, stdin, pass_fds)
         try:
             tail = _follow(process, on_line, argv, seconds)
         finally:
@@ -214,15 +217,18 @@ def _names_beside_usr() -> list[str]:
     return options
 
 
-def _start(argv: list[str], stdin: bytes, pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
-    # A file, not a pipe: nothing has to be fed while the output is being read.
-    given = os.memfd_create("stdin")
-    try:
-        with os.fdopen(os.dup(given), "wb") as stream:
-            stream.write(stdin)
-        os.lseek(given, 0, os.SEEK_SET)
+def _start(
+    options: list[str], argv: Sequence[str], stdin: bytes, pass_fds: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    with ExitStack() as opened:
+        # Files, not pipes: nothing has to be fed while the output is being read.
+        given = opened.enter_context(_in_memory(stdin))
+        if seccomp.is_available():
+            rules = opened.enter_context(_in_memory(seccomp.filter_program()))
+            options = [*options, "--seccomp", str(rules)]
+            pass_fds = (*pass_fds, rules)
         return subprocess.Popen(
-            argv,
+            [*options, "--", *argv],
             stdin=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -230,8 +236,16 @@ def _start(argv: list[str], stdin: bytes, pass_fds: Sequence[int]) -> subprocess
             cwd="/",
             umask=0o022,
         )
-    finally:
-        os.close(given)
+
+
+@contextmanager
+def _in_memory(data: bytes) -> Iterator[int]:
+    """Give a descriptor from which ``data`` can be read."""
+    with os.fdopen(os.memfd_create("given"), "w+b") as stream:
+        stream.write(data)
+        stream.flush()
+        os.lseek(stream.fileno(), 0, os.SEEK_SET)
+        yield stream.fileno()
 
 
 def _follow(

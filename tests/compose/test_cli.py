@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.compose.rpms import needs_root, repository, shell
+from tests.compose.rpms import Spec, needs_root, repository, shell
 
 CHECKOUT = Path(__file__).parents[2]
 
 
-def call(*argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def call(*argv: str, cwd: Path, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Call the command; ``before`` is a directory where modules are looked for first."""
     command = [sys.executable, "-m", "composer", *argv]
-    env = {"PYTHONPATH": str(CHECKOUT), "PATH": "/usr/bin:/usr/sbin:/bin", "HOME": str(cwd)}
+    env = {
+        "PYTHONPATH": f"{before}:{CHECKOUT}".lstrip(":"),
+        "PATH": "/usr/bin:/usr/sbin:/bin",
+        "HOME": str(cwd),
+    }
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
@@ -104,3 +109,18 @@ def test_a_commit_whose_set_was_not_published_is_published_by_running_again(
     assert published["commit"] == json.loads(first.stdout)["commit"]
     assert (tmp_path / published["set"]["rpm"]).is_file()
     assert call(*words, "--rpm-repo", "mirror", cwd=tmp_path).returncode == 77
+
+
+@needs_root
+def test_missing_libseccomp_is_one_warning(tmp_path: Path, treefile: Path) -> None:
+    base = repository(tmp_path / "base", [Spec("lone", scripts={"%post -p <lua>": "x = 1"})])
+    treefile.write_text(treefile.read_text().replace("shell", "lone"))
+    words = ["compose", "os.yaml", "--repo", "r", "--repository", f"base={base}"]
+    words += ["--cachedir", "cache", "--force-nocache"]
+    assert "libseccomp" not in call(*words, cwd=tmp_path).stderr
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "seccomp.py").write_text("raise ImportError\n")
+    done = call(*words, cwd=tmp_path, before=str(broken))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("libseccomp is missing") == 1
