@@ -6,7 +6,7 @@ import json
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,12 @@ _LINE_SECONDS = 2.0
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--json``: the result as one JSON document, progress as JSON lines."""
     return click.option("--json", "as_json", is_flag=True, help="Report as JSON.")(command)
+
+
+def plain(text: str) -> str:
+    """Make text of others fit for a terminal: what could command one is written out."""
+    # Beside escape sequences this also catches characters that reverse what follows them.
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class Console:
@@ -48,6 +54,22 @@ class Console:
     def json(self, document: object) -> None:
         """Print a result as JSON on standard output, with sorted keys."""
         click.echo(json.dumps(document, indent=2, sort_keys=True))
+
+    def json_stream(
+        self, document: Mapping[str, object], name: str, rows: Iterable[object] | None
+    ) -> None:
+        """Print ``document`` as JSON, and in it, as ``name``, rows of which each is printed
+        as it comes; None for no such member.
+        """
+        text = json.dumps(document, indent=2, sort_keys=True).removesuffix("\n}")
+        if rows is not None:
+            text += f',\n  "{name}": ['
+            separator = "\n    "
+            for row in rows:
+                click.echo(f"{text}{separator}{json.dumps(row, sort_keys=True)}", nl=False)
+                text, separator = "", ",\n    "
+            text += "\n  ]"
+        click.echo(f"{text}\n}}")
 
     def fail(self, error: ComposerError) -> int:
         """Print ``error`` with its details and hint; returns its exit status."""

@@ -20,6 +20,7 @@ from composer.errors import EXIT_INTERRUPTED, ComposerError, UsageError
 _COMMANDS = {
     # name: (module, attribute, one line for the help page)
     "compose": ("compose", "compose", "Compose a treefile into an OSTree commit."),
+    "diff": ("diff", "diff", "What changed between two commits: packages, advisories, files."),
     "mirror": ("mirror", "mirror", "The mirror operator's side: serve."),
     "pull": ("pull", "pull", "Reassemble a commit from its jigdo set and RPM mirrors."),
     "remote": ("remote", "remote", "Where sets come from, and whom to trust: add, list, remove."),

@@ -175,6 +175,24 @@ def _require_order(names: list[str]) -> None:
             raise ValueError(f"entries are not in order: {later[:200]!r}")
 
 
+def parse_dirmeta(data: bytes) -> Header:
+    """Parse a serialised dirmeta, ``(uuua(ayay))``; raises FormatError."""
+    from gi.repository import GLib
+
+    variant = GLib.Variant.new_from_bytes(
+        GLib.VariantType.new("(uuua(ayay))"), GLib.Bytes.new(data), False
+    )
+    if not variant.is_normal_form():
+        raise FormatError("not a dirmeta object: its serialisation is not in normal form")
+    *numbers, pairs = variant.unpack()
+    # libostree stores the numbers in network byte order.
+    uid, gid, mode = (int.from_bytes(n.to_bytes(4, "little"), "big") for n in numbers)
+    if not stat.S_ISDIR(mode):
+        raise FormatError(f"not a dirmeta object: its mode is {mode:o}")
+    xattrs = tuple((bytes(name).rstrip(b"\0"), bytes(value)) for name, value in pairs)
+    return Header(uid, gid, mode, xattrs)
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     """The parts of a commit object that this program reads.

@@ -20,6 +20,7 @@ from tests.commands import Done, jigdo, ostree
 _COMMANDS = [
     "",
     "compose",
+    "diff",
     "mirror",
     "mirror serve",
     "pull",
