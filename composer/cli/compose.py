@@ -57,6 +57,11 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
 @click.option("--dry-run", is_flag=True, help="Only solve; print the packages.")
 @click.option("--force-nocache", is_flag=True, help="Compose although nothing changed.")
 @click.option(
+    "--check-reproducible",
+    is_flag=True,
+    help="Compose twice, in different circumstances; fail if the commits differ.",
+)
+@click.option(
     "--parent/--no-parent",
     default=True,
     show_default=True,
@@ -78,6 +83,7 @@ def compose(
     basearch: str,
     dry_run: bool,
     force_nocache: bool,
+    check_reproducible: bool,
     parent: bool,
     gpg_sign: str | None,
     gpg_homedir: Path | None,
@@ -86,6 +92,7 @@ def compose(
     """Compose TREEFILE into an OSTree commit; with --rpm-repo, its jigdo set too."""
     from composer.compose import pipeline
     from composer.compose.commit import Signing
+    from composer.compose.reproduce import NotReproducible
     from composer.mirror.publish import is_published
     from composer.system import seccomp
 
@@ -97,6 +104,7 @@ def compose(
         repositories=parse_repositories(repositories),
         dry_run=dry_run,
         force=force_nocache,
+        check_reproducible=check_reproducible,
         parent=parent,
         signing=Signing(gpg_sign, str(gpg_homedir or "")) if gpg_sign else None,
         is_published=partial(is_published, rpm_repo) if rpm_repo else lambda ref, commit: True,
@@ -106,9 +114,14 @@ def compose(
             "scriptlets run without a filter of system calls: Python's libseccomp is missing"
             " (apt-get install python3-seccomp, or dnf install python3-libseccomp)"
         )
-    with console.progress(as_json=as_json) as report:
-        result = pipeline.compose(request, report)
-        made = _publish(result, request, rpm_repo, gpg_homedir, report) if rpm_repo else None
+    try:
+        with console.progress(as_json=as_json) as report:
+            result = pipeline.compose(request, report)
+            made = _publish(result, request, rpm_repo, gpg_homedir, report) if rpm_repo else None
+    except NotReproducible as error:
+        if as_json:
+            console.json(error.document())
+        raise
     show(console, result, made, as_json=as_json)
 
 
@@ -147,6 +160,9 @@ def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_js
                 "version": result.version or None,
                 "parent": result.parent or None,
                 "packages": packages,
+                "reproducible": True if result.varied else None,
+                "varied": list(result.varied),
+                "seconds": dict(result.seconds),
                 "set": made.summary() if made else None,
             }
         )
@@ -159,6 +175,11 @@ def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_js
     console.result(f"{result.ref} {result.version}".rstrip())
     console.result(f"commit {result.commit}")
     console.result(f"packages {len(packages)}")
+    if result.varied:
+        console.result(f"reproducible, with another {', '.join(result.varied)}")
+    if console.verbose:
+        for phase, seconds in result.seconds.items():
+            console.say(f"{phase}: {seconds:.1f} s")
     if made:
         console.result(f"set {made.rpm}, {human_bytes(made.entry.length)}")
 

@@ -1,4 +1,4 @@
-"""The commit: the tree into an OSTree repository, then the commit, and the ref last.
+"""The commit: the tree into an OSTree repository, then the commit; refs are left alone.
 
 Rules kept here: of extended attributes only security.capability is stored, and labels
 from the tree's own policy; metadata is in a fixed order; the timestamp is an argument.
@@ -54,7 +54,6 @@ class Signing:
 class CommitRequest:
     """What is said about a tree when it is committed."""
 
-    ref: str
     parent: str
     version: str
     timestamp: int
@@ -99,10 +98,9 @@ def read_committed(repository: Repository, commit: str, name: str) -> str | None
 
 
 def commit(repository: Repository, tree: Tree, request: CommitRequest) -> ObjectChecksum:
-    """Commit ``tree``, consuming it, and set the ref.  Returns the commit's checksum.
+    """Commit ``tree``, consuming it.  Returns the commit's checksum; no ref leads to it.
 
-    Nothing is changed in the repository's refs unless everything went well.  Raises
-    NoPolicy, NoSpace, CommitFailed, RepositoryError.
+    Raises NoPolicy, NoSpace, CommitFailed, RepositoryError.
     """
     with repository.libostree() as (ostree, repo):
         policy = _policy(ostree, tree) if request.selinux else None
@@ -116,7 +114,6 @@ def commit(repository: Repository, tree: Tree, request: CommitRequest) -> Object
         )
         if request.signing is not None:
             _sign(repo, checksum, request.signing)
-        repo.transaction_set_ref(None, request.ref, checksum)
     return ObjectChecksum.parse(checksum)
 
 

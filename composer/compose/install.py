@@ -222,7 +222,7 @@ class _Events:
     """Follows the child: reports packages, remembers what runs, raises what failed."""
 
     def __init__(self, total: int, report: Report) -> None:
-        self._total, self._report = total, report
+        self._total, self._report, self._done = total, report, 0
         self.doing = "the rpm transaction"
 
     def __call__(self, line: bytes, output: OutputTail) -> None:
@@ -231,10 +231,13 @@ class _Events:
         match event["event"]:
             case "package":
                 self.doing = package
-                self._report(Step("install", event["done"], self._total, "packages", package))
+                self._done = event["done"]
+                self._report(Step("install", self._done, self._total, "packages", package))
             case "script":
                 self.doing = f"{package}: {phase}"
                 self._report(Step("scriptlets", item=self.doing))
+            case "script-ended":
+                self._report(Step("install", self._done, self._total, "packages", self.doing))
             case "script-failed":
                 printed = str(output).rpartition(rpm_child.OUTPUT_MARK.decode())[2]
                 raise ScriptletFailed(package=package, phase=phase, output=printed)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from composer.compose.account_check import known_accounts, require_agreement
-from composer.compose.commit import CommitRequest, Previous, Signing, commit, previous
+from composer.compose.account_check import known_accounts
+from composer.compose.again import build_again
+from composer.compose.build import Build, build
+from composer.compose.commit import Previous, Signing, previous
 from composer.compose.depsolve import Solution, solving
-from composer.compose.install import install
 from composer.compose.packages import ComposedPackage, fetch
-from composer.compose.postprocess import postprocess
-from composer.compose.tree import Tree
+from composer.compose.phases import Stopwatch
+from composer.compose.reproduce import require_same
 from composer.compose.treefile import Treefile, load
 from composer.compose.version import next_version
 from composer.compose.workspace import workspace
@@ -37,6 +39,8 @@ class ComposeRequest:
 
     ``repositories`` maps ids to base URLs or directories.  ``parent`` is whether the
     ref's current commit becomes the parent; ``force`` composes although nothing changed.
+    ``check_reproducible`` composes a second time, also when nothing changed, and moves the
+    ref only when both commits are the same.
     ``is_published`` says of a ref and its commit whether all that is made of it is there:
     an earlier run may have ended between the commit and its set.
     """
@@ -48,6 +52,7 @@ class ComposeRequest:
     repositories: Mapping[str, str] = field(default_factory=dict)
     dry_run: bool = False
     force: bool = False
+    check_reproducible: bool = False
     parent: bool = True
     signing: Signing | None = None
     is_published: Callable[[str, str], bool] = lambda ref, commit: True
@@ -58,8 +63,10 @@ class ComposeResult:
     """What came out.  ``commit`` is "" after a dry run, which also has no packages' paths.
 
     ``packages`` are sorted by NEVRA.  ``before`` are the NEVRAs of the ref's previous
-    commit; ``created`` is whether the repository was made.  Where the ref's current commit
-    only lacked being published, it is that commit, with its packages.
+    commit; ``created`` is whether the repository was made.  ``varied`` is what a second
+    compose had otherwise and still came to the same commit; empty where there was none.
+    ``seconds`` are those of each phase.  Where the ref's current commit only lacked being
+    published, it is that commit, with its packages.
     """
 
     ref: str
@@ -70,6 +77,8 @@ class ComposeResult:
     solution: Solution
     before: tuple[str, ...]
     created: bool = False
+    varied: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +97,13 @@ def compose(request: ComposeRequest, report: Report) -> ComposeResult:
 
     A repository that does not exist is made, as bare-user.  Raises NothingNew, having
     written nothing, when the ref's current commit came from the same input and is
-    published; else what the steps raise, with the ref as it was.
+    published; NotReproducible; else what the steps raise, with the ref as it was.
     """
+    watch = Stopwatch(report)
+    return replace(_compose(request, watch), seconds=watch.seconds())
+
+
+def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
     treefile = load(request.treefile, basearch=request.basearch)
     treefile.require_complete()
     if not request.dry_run:
@@ -106,7 +120,8 @@ def compose(request: ComposeRequest, report: Report) -> ComposeResult:
             scratch=work / "dnf",
         ) as (solution, base):
             plan = _plan(treefile, before, solution)
-            unchanged = before.input_digest == plan.input_digest and not request.force
+            again = request.force or request.check_reproducible
+            unchanged = before.input_digest == plan.input_digest and not again
             if unchanged and request.is_published(treefile.ref, before.commit):
                 raise _nothing_new(plan)
             if request.dry_run:
@@ -166,32 +181,33 @@ def _build(
     work: Path,
     report: Report,
 ) -> ComposeResult:
-    """Install, postprocess, check and commit."""
-    treefile, tree = plan.treefile, Tree(work / "tree")
-    tree.root.mkdir()
-    known = known_accounts(treefile.check_passwd, repository, plan.before)
-    install(tree, packages, treefile, timestamp=plan.timestamp, known=known, report=report)
-    kernel = postprocess(tree, treefile, scratch=work, timestamp=plan.timestamp, report=report)
-    require_agreement(tree, known)
-    report(Step("commit", item=treefile.ref))
-    created = repository is None
-    repository = repository or Repository.create(request.repo, mode="bare-user")
-    checksum = commit(
-        repository,
-        tree,
-        CommitRequest(
-            ref=treefile.ref,
-            parent=plan.before.commit if request.parent else "",
-            version=plan.version,
-            timestamp=plan.timestamp,
-            input_digest=plan.input_digest,
-            kernel=kernel,
-            packages=packages,
-            selinux=treefile.selinux,
-            signing=request.signing,
-        ),
+    """Build, once or twice, and move the ref when all is well."""
+    wanted = Build(
+        treefile=plan.treefile,
+        packages=packages,
+        known=known_accounts(plan.treefile.check_passwd, repository, plan.before),
+        parent=plan.before.commit if request.parent else "",
+        version=plan.version,
+        timestamp=plan.timestamp,
+        input_digest=plan.input_digest,
     )
-    return _result(request, plan, solution, packages, commit=str(checksum), created=created)
+    created = repository is None
+
+    def target() -> Repository:
+        return repository or Repository.create(request.repo, mode="bare-user")
+
+    started = time.time()
+    checksum = build(wanted, target, work, report, signing=request.signing)
+    into = target()
+    varied: tuple[str, ...] = ()
+    if request.check_reproducible:
+        again = build_again(wanted, work / "again", report)
+        require_same(into, checksum, again, wanted, started=started, work=work)
+        varied = again.varied
+    with into.transaction():
+        into.set_ref(plan.treefile.ref, checksum)
+    result = _result(request, plan, solution, packages, commit=str(checksum), created=created)
+    return replace(result, varied=varied)
 
 
 def _result(

@@ -159,6 +159,8 @@ class Transaction:
         elif what == rpm.RPMCALLBACK_SCRIPT_START:
             os.write(sys.stderr.fileno(), OUTPUT_MARK)
             self._tell("script", package=self._name(key), phase=self._phase(amount))
+        elif what == rpm.RPMCALLBACK_SCRIPT_STOP:
+            self._tell("script-ended")
         elif what == rpm.RPMCALLBACK_SCRIPT_ERROR:
             # librpm only warns about most of these and goes on; a tree must not.
             self._stop("script-failed", package=self._name(key), phase=self._phase(amount))
