@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,8 +59,9 @@ class ComposeResult:
     """What came out.  ``commit`` is "" after a dry run, which also has no packages' paths.
 
     ``packages`` are sorted by NEVRA.  ``before`` are the NEVRAs of the ref's previous
-    commit; ``created`` is whether the repository was made.  Where the ref's current commit
-    only lacked being published, it is that commit, with its packages.
+    commit; ``created`` is whether the repository was made; ``warnings`` are the
+    treefile's.  Where the ref's current commit only lacked being published, it is that
+    commit, with its packages.
     """
 
     ref: str
@@ -70,6 +72,7 @@ class ComposeResult:
     solution: Solution
     before: tuple[str, ...]
     created: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +136,21 @@ def _plan(treefile: Treefile, before: Previous, solution: Solution) -> _Plan:
     return _Plan(
         treefile=treefile,
         before=before,
-        version=next_version(treefile.automatic_version_prefix, before.version),
+        version=next_version(
+            treefile.automatic_version_prefix,
+            before.version,
+            suffix=treefile.automatic_version_suffix,
+            now=_given_time(int(time.time())),
+        ),
         input_digest=state.hexdigest(),
-        timestamp=_timestamp(solution),
+        timestamp=_given_time(solution.newest_build_time),
     )
 
 
-def _timestamp(solution: Solution) -> int:
+def _given_time(otherwise: int) -> int:
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given is None:
-        return solution.newest_build_time
+        return otherwise
     if not given.isdecimal():
         raise UsageError(f"SOURCE_DATE_EPOCH: expected seconds since 1970, got {given!r}")
     return int(given)
@@ -212,4 +220,5 @@ def _result(
         solution=solution,
         before=plan.before.packages,
         created=created,
+        warnings=plan.treefile.warnings,
     )
