@@ -35,6 +35,9 @@ MAX_WINDOW = 27
 MAX_TREE_FRAME = 1 << 27
 MAX_METADATA_FRAME = 1 << 24
 MAX_DATA_FRAME = 1 << 23
+MAX_PATCH_FRAME = 1 << 25
+MAX_UPDATE_FRAME = 1 << 27
+MAX_BASES = 64
 MAX_INDEX = 1 << 26
 _LEVEL = 19
 _MOST_OVERHEAD = 1 << 16  # what a codec may add to data that it cannot make smaller
@@ -51,8 +54,22 @@ class Kind(IntEnum):
     MAP = 6
     CONTENTS = 7
     DATA = 8
+    PATCH = 9
+    DELTAS = 10
+    UPDATE = 11
 
 
+DESCRIPTION = (
+    Kind.HEAD, Kind.COMMIT, Kind.DIRMETA, Kind.TREE, Kind.HEADERS, Kind.MAP, Kind.CONTENTS,
+)  # fmt: skip
+"""The kinds whose frames, with the index, say everything about a set but its content."""
+
+_BOUNDS = {
+    Kind.DATA: MAX_DATA_FRAME,
+    Kind.PATCH: MAX_PATCH_FRAME,
+    Kind.TREE: MAX_TREE_FRAME,
+    Kind.UPDATE: MAX_UPDATE_FRAME,
+}
 _ONCE = (Kind.HEAD, Kind.COMMIT, Kind.DIRMETA, Kind.HEADERS, Kind.CONTENTS)
 
 
@@ -181,6 +198,8 @@ def _check_kinds(kinds: bytes, cursor: Cursor) -> None:
     for kind in _ONCE:
         if kinds.count(bytes([kind])) != 1:
             raise cursor.fail(f"it has {kinds.count(bytes([kind]))} {kind.name.lower()} frames")
+    if max(kinds.count(bytes([kind])) for kind in (Kind.DELTAS, Kind.UPDATE)) > MAX_BASES:
+        raise cursor.fail(f"it has deltas from more than {MAX_BASES} commits")
     if bytes([Kind.TREE]) not in kinds:
         raise cursor.fail("it has no tree frame")
 
@@ -192,8 +211,7 @@ def _check_bounds(
         raise cursor.fail(f"unknown codec {codec}; is this program too old?")
     if window > MAX_WINDOW or (codec == Codec.STORED) != (window == 0):
         raise cursor.fail(f"a frame asks for a window of 2^{window} bytes")
-    bounds = {Kind.DATA: MAX_DATA_FRAME, Kind.TREE: MAX_TREE_FRAME}
-    if uncompressed > bounds.get(Kind(kind), MAX_METADATA_FRAME):
+    if uncompressed > _BOUNDS.get(Kind(kind), MAX_METADATA_FRAME):
         raise cursor.fail(f"a frame claims {uncompressed} bytes, more than its kind may have")
     if size > uncompressed + _MOST_OVERHEAD:
         raise cursor.fail(f"a frame takes {size} bytes for {uncompressed}")

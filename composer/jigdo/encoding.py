@@ -7,11 +7,13 @@ count is bounded by what the data could hold.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from composer.errors import FormatError
 
 _LIMIT = 1 << 63
+_SUM_LIMIT = 1 << 62
 
 
 def uvarint(value: int) -> bytes:
@@ -45,6 +47,38 @@ def svarints(values: Iterable[int]) -> bytes:
 def prefixed(data: bytes) -> bytes:
     """Encode bytes with their length before them."""
     return uvarint(len(data)) + data
+
+
+def differences(column: Sequence[int]) -> Iterable[int]:
+    """Turn a column that never falls into the differences that are written."""
+    return (later - earlier for earlier, later in pairwise((0, *column)))
+
+
+def sums(column: Iterable[int]) -> array[int]:
+    """Undo :func:`differences`; raises FormatError where a sum is out of range."""
+    total, out = 0, array("q")
+    for value in column:
+        total += value
+        if total >= _SUM_LIMIT:
+            raise FormatError("a column's sum is out of range")
+        out.append(total)
+    return out
+
+
+def steps(column: Sequence[int]) -> Iterable[int]:
+    """Turn a column that mostly counts up into what is written: 0 where it does."""
+    return (later - earlier - 1 for earlier, later in pairwise((-1, *column)))
+
+
+def unstepped(column: Iterable[int]) -> array[int]:
+    """Undo :func:`steps`; raises FormatError where a sum is out of range."""
+    last, out = -1, array("q")
+    for value in column:
+        last += value + 1
+        if not -_SUM_LIMIT < last < _SUM_LIMIT:
+            raise FormatError("a column's sum is out of range")
+        out.append(last)
+    return out
 
 
 class Cursor:
@@ -116,6 +150,11 @@ class Cursor:
     def prefixed(self) -> bytes:
         """Read bytes with their length before them."""
         return self.take(self.uvarint())
+
+    def require_below(self, column: Sequence[int], limit: int, noun: str) -> None:
+        """Require that every number names one of ``limit`` things, counted from 0."""
+        if column and not 0 <= min(column) <= max(column) < limit:
+            raise self.fail(f"it names a {noun} that is not there")
 
     @property
     def at_end(self) -> bool:

@@ -19,7 +19,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import FormatError
-from composer.jigdo.encoding import Cursor, prefixed, svarints, uvarint, uvarints
+from composer.jigdo.container import MAX_BASES
+from composer.jigdo.encoding import (
+    Cursor,
+    differences,
+    prefixed,
+    steps,
+    sums,
+    svarints,
+    unstepped,
+    uvarint,
+    uvarints,
+)
 from composer.ostree.objects import Header
 from composer.rpm.package import Nevra, PackageRef
 
@@ -35,6 +46,16 @@ class Package:
 
     ref: PackageRef
     map: int
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An older commit that the set has deltas from, and the numbers of its frames."""
+
+    commit: ObjectChecksum
+    version: str
+    deltas: int | None = None
+    update: int | None = None
 
 
 class Totals(BaseModel):
@@ -55,7 +76,7 @@ class Totals(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head of a set.  ``packages`` are sorted by nevra, then pkgid."""
+    """The head of a set.  ``packages`` are sorted by nevra, then pkgid; ``bases`` by commit."""
 
     name: str
     ref: str
@@ -64,6 +85,7 @@ class Head:
     commit: ObjectChecksum
     packages: tuple[Package, ...]
     totals: Totals
+    bases: tuple[Base, ...] = ()
 
 
 class _PackageDocument(BaseModel):
@@ -77,6 +99,15 @@ class _PackageDocument(BaseModel):
     map: Annotated[int, Field(ge=0, lt=1 << 20)]
 
 
+class _BaseDocument(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    commit: _HEX
+    version: _TEXT
+    deltas: Annotated[int, Field(ge=0, lt=1 << 20)] | None = None
+    update: Annotated[int, Field(ge=0, lt=1 << 20)] | None = None
+
+
 class _HeadDocument(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -88,6 +119,7 @@ class _HeadDocument(BaseModel):
     commit: _HEX
     packages: Annotated[list[_PackageDocument], Field(max_length=1 << 20)]
     totals: Totals
+    bases: Annotated[list[_BaseDocument], Field(max_length=MAX_BASES)] = []
 
 
 def parse_head(data: bytes) -> Head:
@@ -116,7 +148,21 @@ def parse_head(data: bytes) -> Head:
         commit=ObjectChecksum.parse(document.commit),
         packages=tuple(packages),
         totals=document.totals,
+        bases=_checked_bases(document.bases),
     )
+
+
+def _checked_bases(documents: Sequence[_BaseDocument]) -> tuple[Base, ...]:
+    bases = tuple(
+        Base(ObjectChecksum.parse(d.commit), d.version, d.deltas, d.update) for d in documents
+    )
+    if any(later.commit <= earlier.commit for earlier, later in pairwise(bases)):
+        raise FormatError("head: its bases are not in order")
+    for frames in ([base.deltas for base in bases], [base.update for base in bases]):
+        given = [frame for frame in frames if frame is not None]
+        if len(set(given)) != len(given):
+            raise FormatError("head: two bases have one frame")
+    return bases
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -148,7 +194,7 @@ def dump_head(head: Head) -> bytes:
         }
         for package in head.packages
     ]
-    document = {
+    document: dict[str, Any] = {
         "format": 1,
         "name": head.name,
         "ref": head.ref,
@@ -158,8 +204,16 @@ def dump_head(head: Head) -> bytes:
         "packages": packages,
         "totals": head.totals.model_dump(),
     }
+    if head.bases:
+        document["bases"] = [_dump_base(base) for base in head.bases]
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
+
+
+def _dump_base(base: Base) -> dict[str, Any]:
+    frames = {"deltas": base.deltas, "update": base.update}
+    given = {name: frame for name, frame in frames.items() if frame is not None}
+    return {"commit": str(base.commit), "version": base.version, **given}
 
 
 def set_name(ref: str) -> str:
@@ -234,8 +288,8 @@ def dump_map(mapping: Map) -> bytes:
         (
             mapping.pkgid,
             uvarint(len(mapping)),
-            uvarints(_differences(mapping.files)),
-            svarints(_steps(mapping.ordinals)),
+            uvarints(differences(mapping.files)),
+            svarints(steps(mapping.ordinals)),
             uvarints(mapping.headers),
             uvarints(mapping.sizes),
         )
@@ -247,13 +301,13 @@ def parse_map(data: bytes, *, objects: int, headers: Sequence[Header]) -> Map:
     cursor = Cursor(data, "map")
     pkgid = ContentDigest(cursor.take(32))
     count = cursor.count(least=4)
-    files = _sums(cursor.uvarints(count))
-    ordinals = _unstepped(cursor.svarints(count))
+    files = sums(cursor.uvarints(count))
+    ordinals = unstepped(cursor.svarints(count))
     header_ids, sizes = cursor.uvarints(count), cursor.uvarints(count)
     cursor.end()
-    _check_range(ordinals, objects, "object", cursor)
-    _check_range(header_ids, len(headers), "header", cursor)
-    _check_range(files, 1 << 31, "file", cursor)
+    cursor.require_below(ordinals, objects, "object")
+    cursor.require_below(header_ids, len(headers), "header")
+    cursor.require_below(files, 1 << 31, "file")
     if any(later <= earlier for earlier, later in pairwise(zip(files, ordinals, strict=True))):
         raise cursor.fail("its entries are not in order")
     return Map(pkgid, files, ordinals, header_ids, sizes)
@@ -285,7 +339,7 @@ def make_contents(sizes: Sequence[int], objects: Iterable[tuple[int, int, int]])
     """Make a table of content sizes and (ordinal, content number, header id) objects."""
     rows = sorted(objects)
     columns = [array("q", column) for column in zip(*rows, strict=True)]
-    return Contents(_offsets(sizes), *(columns or [array("q") for _ in range(3)]))
+    return Contents(array("q", (0, *sums(sizes))), *(columns or [array("q") for _ in range(3)]))
 
 
 def dump_contents(contents: Contents) -> bytes:
@@ -296,8 +350,8 @@ def dump_contents(contents: Contents) -> bytes:
             uvarint(len(sizes)),
             uvarints(sizes),
             uvarint(len(contents.ordinals)),
-            uvarints(_differences(contents.ordinals)),
-            svarints(_steps(contents.contents)),
+            uvarints(differences(contents.ordinals)),
+            svarints(steps(contents.contents)),
             uvarints(contents.headers),
         )
     )
@@ -310,55 +364,15 @@ def parse_contents(
     cursor = Cursor(data, "contents")
     sizes = cursor.uvarints(cursor.count())
     count = cursor.count(least=3)
-    ordinals = _sums(cursor.uvarints(count))
-    contents = _unstepped(cursor.svarints(count))
+    ordinals = sums(cursor.uvarints(count))
+    contents = unstepped(cursor.svarints(count))
     header_ids = cursor.uvarints(count)
     cursor.end()
-    _check_range(ordinals, objects, "object", cursor)
-    _check_range(contents, len(sizes), "content", cursor)
-    _check_range(header_ids, len(headers), "header", cursor)
+    cursor.require_below(ordinals, objects, "object")
+    cursor.require_below(contents, len(sizes), "content")
+    cursor.require_below(header_ids, len(headers), "header")
     if any(later <= earlier for earlier, later in pairwise(ordinals)):
         raise cursor.fail("its objects are not in order")
     if sum(sizes) != stream:
         raise cursor.fail(f"its contents have {sum(sizes)} bytes, the data frames {stream}")
-    return Contents(_offsets(sizes), ordinals, contents, header_ids)
-
-
-# Columns
-
-
-def _differences(column: Sequence[int]) -> Iterable[int]:
-    return (later - earlier for earlier, later in pairwise((0, *column)))
-
-
-def _sums(column: Iterable[int]) -> array[int]:
-    total, out = 0, array("q")
-    for value in column:
-        total += value
-        if total >= 1 << 62:
-            raise FormatError("a column's sum is out of range")
-        out.append(total)
-    return out
-
-
-def _steps(column: Sequence[int]) -> Iterable[int]:
-    return (later - earlier - 1 for earlier, later in pairwise((-1, *column)))
-
-
-def _unstepped(column: Iterable[int]) -> array[int]:
-    last, out = -1, array("q")
-    for value in column:
-        last += value + 1
-        if not -(1 << 62) < last < 1 << 62:
-            raise FormatError("a column's sum is out of range")
-        out.append(last)
-    return out
-
-
-def _offsets(sizes: Sequence[int]) -> array[int]:
-    return array("q", (0, *_sums(sizes)))
-
-
-def _check_range(column: Sequence[int], limit: int, noun: str, cursor: Cursor) -> None:
-    if column and not 0 <= min(column) <= max(column) < limit:
-        raise cursor.fail(f"it names a {noun} that is not there")
+    return Contents(array("q", (0, *sums(sizes))), ordinals, contents, header_ids)

@@ -1,6 +1,6 @@
 """The RPM that carries a jigdo set: made, signed, and looked into.
 
-docs/format/jigdo.md section 8 is the norm.  Rules kept here: the unsigned RPM
+docs/format/jigdo.md section 10 is the norm.  Rules kept here: the unsigned RPM
 depends on nothing but its inputs and rpm's version, not on machine, user, umask,
 locale or time; where the ``.jigdo`` file lies in it is computed from the RPM's
 structure, then checked against the file's magic.

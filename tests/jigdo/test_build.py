@@ -298,7 +298,7 @@ GOLDEN_TREE = """
 def test_golden_set_is_built_byte_for_byte(repo: Repository, tmp_path: Path) -> None:
     # What another implementation of docs/format/jigdo.md must make of the tree above.
     # Frames this small are stored, except those that zstd makes smaller: their packed bytes
-    # may change with the zstd library (section 9), the digests of frames never do.
+    # may change with the zstd library (section 11), the digests of frames never do.
     commit = write_tree(repo, GOLDEN_TREE, metadata={"version": "1"})
     assert str(commit) == "c7fba38d636ca3b34f2538e2de5ef11fc469f69f202ab8bc17c0f88262d2686f"
     packages = _packages(

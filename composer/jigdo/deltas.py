@@ -1,0 +1,197 @@
+"""Which contents can be made from an older commit's, and where the patches are.
+
+docs/format/jigdo.md section 8 is the norm.  Pure: bytes in, frozen columns out, and
+back.  What a patch and a recipe say is not looked at here.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from composer.checksum import ObjectChecksum
+from composer.jigdo.encoding import (
+    Cursor,
+    differences,
+    prefixed,
+    steps,
+    sums,
+    svarints,
+    unstepped,
+    uvarint,
+    uvarints,
+)
+from composer.ostree.objects import Header
+
+COPY, PATCH, REPACK = 0, 1, 2
+"""Methods; from :data:`REPACK` on they name a recipe."""
+
+MAX_PIECE = 1 << 25
+"""Bytes that one piece may make: a reader holds one at a time."""
+
+MAX_RECIPE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One patch: ``length`` bytes of the base from ``start`` on make ``target`` bytes.
+
+    The patch is ``size`` bytes from ``offset`` of the patch frame number ``frame``.
+    """
+
+    codec: int
+    start: int
+    length: int
+    target: int
+    frame: int
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaContent:
+    """A content and how it is made; ``base`` is an ordinal in the base's tree."""
+
+    base: int
+    size: int
+    method: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaTable:
+    """All that can be made for clients that have the commit ``base``.
+
+    ``ordinals``, ``numbers`` (of contents) and ``headers`` are per object, sorted by
+    ordinal.  Contents are in the order of their pieces' patches.
+    """
+
+    base: ObjectChecksum
+    recipes: tuple[bytes, ...]
+    contents: tuple[DeltaContent, ...]
+    ordinals: array[int]
+    numbers: array[int]
+    headers: array[int]
+
+
+def make_table(
+    base: ObjectChecksum,
+    recipes: Sequence[bytes],
+    contents: Sequence[DeltaContent],
+    objects: Iterable[tuple[int, int, int]],
+) -> DeltaTable:
+    """Make a table of contents and (ordinal, content number, header id) objects."""
+    rows = sorted(objects)
+    columns = [array("q", column) for column in zip(*rows, strict=True)]
+    columns = columns or [array("q") for _ in range(3)]
+    return DeltaTable(base, tuple(recipes), tuple(contents), *columns)
+
+
+def dump_table(table: DeltaTable) -> bytes:
+    """Serialise a table."""
+    contents = table.contents
+    pieces = [piece for content in contents for piece in content.pieces]
+    held: dict[int, int] = {}
+    for piece in pieces:
+        held[piece.frame] = held.get(piece.frame, 0) + 1
+    return b"".join(
+        (
+            table.base,
+            uvarint(len(table.recipes)),
+            *(prefixed(recipe) for recipe in table.recipes),
+            uvarint(len(contents)),
+            svarints(steps([content.base for content in contents])),
+            uvarints(content.size for content in contents),
+            uvarints(content.method for content in contents),
+            uvarints(len(content.pieces) for content in contents),
+            bytes(piece.codec for piece in pieces),
+            uvarints(piece.start for piece in pieces),
+            uvarints(piece.length for piece in pieces),
+            uvarints(piece.target for piece in pieces),
+            uvarints(piece.size for piece in pieces),
+            uvarint(len(held)),
+            uvarints(differences(list(held))),
+            uvarints(held.values()),
+            uvarint(len(table.ordinals)),
+            uvarints(differences(table.ordinals)),
+            svarints(steps(table.numbers)),
+            uvarints(table.headers),
+        )
+    )
+
+
+def parse_table(
+    data: bytes, *, objects: int, headers: Sequence[Header], frames: Mapping[int, int]
+) -> DeltaTable:
+    """Parse a deltas frame; ``frames`` has the uncompressed size of each patch frame.
+
+    Raises FormatError for a table that names what is not there, or that does not
+    account for every byte of the frames that it uses.
+    """
+    cursor = Cursor(data, "deltas")
+    base = ObjectChecksum(cursor.take(32))
+    recipes = tuple(cursor.prefixed() for _ in range(cursor.count()))
+    if any(len(recipe) > MAX_RECIPE for recipe in recipes):
+        raise cursor.fail("a recipe is too large")
+    contents = tuple(_parse_contents(cursor, len(recipes), frames))
+    count = cursor.count(least=3)
+    ordinals = sums(cursor.uvarints(count))
+    numbers = unstepped(cursor.svarints(count))
+    header_ids = cursor.uvarints(count)
+    cursor.end()
+    cursor.require_below(ordinals, objects, "object")
+    cursor.require_below(numbers, len(contents), "content")
+    cursor.require_below(header_ids, len(headers), "header")
+    if any(later <= earlier for earlier, later in pairwise(ordinals)):
+        raise cursor.fail("its objects are not in order")
+    return DeltaTable(base, recipes, contents, ordinals, numbers, header_ids)
+
+
+def _parse_contents(
+    cursor: Cursor, recipes: int, frames: Mapping[int, int]
+) -> Iterator[DeltaContent]:
+    count = cursor.count(least=4)
+    bases = unstepped(cursor.svarints(count))
+    sizes, methods, counts = (cursor.uvarints(count) for _ in range(3))
+    cursor.require_below(bases, 1 << 31, "base")
+    cursor.require_below(methods, REPACK + recipes, "recipe")
+    pieces = iter(_parse_pieces(cursor, sum(counts), frames))
+    for base, size, method, number in zip(bases, sizes, methods, counts, strict=True):
+        own = tuple(next(pieces) for _ in range(number))
+        if method == COPY and own:
+            raise cursor.fail("a copied content has patches")
+        if method == PATCH and sum(piece.target for piece in own) != size:
+            raise cursor.fail("a content's pieces have not its size")
+        yield DeltaContent(base, size, method, own)
+
+
+def _parse_pieces(cursor: Cursor, count: int, frames: Mapping[int, int]) -> list[Piece]:
+    codecs = cursor.take(count)
+    starts, lengths, targets, patches = (cursor.uvarints(count) for _ in range(4))
+    if max(targets, default=0) > MAX_PIECE:
+        raise cursor.fail(f"a piece makes more than {MAX_PIECE} bytes")
+    found = []
+    rows = iter(zip(codecs, starts, lengths, targets, patches, strict=True))
+    for frame, held in _parse_frames(cursor, count):
+        if frame not in frames:
+            raise cursor.fail(f"it names frame {frame}, which has no patches")
+        offset = 0
+        for _ in range(held):
+            codec, start, length, target, size = next(rows)
+            found.append(Piece(codec, start, length, target, frame, offset, size))
+            offset += size
+        if offset != frames[frame]:
+            raise cursor.fail(f"its patches are not all of frame {frame}")
+    return found
+
+
+def _parse_frames(cursor: Cursor, pieces: int) -> list[tuple[int, int]]:
+    count = cursor.count(least=2)
+    numbers, held = sums(cursor.uvarints(count)), cursor.uvarints(count)
+    if sum(held) != pieces or min(held, default=1) < 1:
+        raise cursor.fail("its frames do not hold its patches")
+    if any(later <= earlier for earlier, later in pairwise(numbers)):
+        raise cursor.fail("its frames are not in order")
+    return list(zip(numbers, held, strict=True))

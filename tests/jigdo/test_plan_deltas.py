@@ -1,0 +1,127 @@
+"""The planner where older contents are here: patches against packages and full content."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from composer.checksum import ObjectChecksum
+from composer.jigdo.container import Index, Kind
+from composer.jigdo.deltas import COPY, PATCH, DeltaContent, DeltaTable, Piece, make_table
+from composer.jigdo.plan import Plan, make_plan
+from tests.jigdo.test_plan import World, chosen, covered, flags, world
+
+BASE = ObjectChecksum(bytes(32))
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A world, and a table of patches: per frame its bytes and the ordinals made of it."""
+
+    world: World
+    table: DeltaTable
+    objects: int
+
+    def plan(self, missing: Sequence[int], *, most: int = 1 << 30) -> Plan:
+        w = self.world
+        return make_plan(
+            w.head, w.index, flags(missing, self.objects), w.maps, w.contents, self.table,
+            lambda content: content.size <= most,
+        )  # fmt: skip
+
+
+def case(
+    made: World, patches: Sequence[tuple[int, Sequence[int]]], *, copies: Sequence[int] = ()
+) -> Case:
+    """Add patch frames of (bytes, ordinals); each object takes ten bytes, copies too."""
+    data = [made.index[number].size for number in made.index.numbers(Kind.DATA)]
+    sizes = [*data, *(size for size, _ in patches)]
+    kinds = bytes([Kind.DATA]) * len(data) + bytes([Kind.PATCH]) * len(patches)
+    index = Index(kinds, bytes(len(kinds)), bytes(len(kinds)), sizes, sizes, bytes(32 * len(kinds)))
+    contents, rows = [], []
+    for frame, (size, ordinals) in enumerate(patches, len(data)):
+        for position, ordinal in enumerate(ordinals):
+            length = size if not position else 0
+            piece = Piece(1, 0, 10, 10, frame, 0 if not position else size, length)
+            rows.append((ordinal, len(contents), 0))
+            contents.append(DeltaContent(ordinal, 10, PATCH, (piece,)))
+    for ordinal in copies:
+        rows.append((ordinal, len(contents), 0))
+        contents.append(DeltaContent(ordinal, 10, COPY, ()))
+    table = make_table(BASE, [], contents, rows)
+    return Case(World(made.head, index, made.maps, made.contents), table, 20)
+
+
+def made_of(plan: Plan, table: DeltaTable) -> list[int]:
+    return [table.ordinals[row] for row in plan.deltas.rows]
+
+
+def test_patches_are_taken_where_they_cost_less_than_the_package() -> None:
+    found = case(world([(1000, [(0, 0), (1, 1)]), (50, [(0, 2)])]), [(100, [0, 1]), (60, [2])])
+    plan = found.plan([0, 1, 2])
+    assert made_of(plan, found.table) == [0, 1]
+    assert chosen(plan) == [1]
+    assert (plan.delta_bytes, plan.package_bytes, plan.object_bytes) == (100, 50, 30)
+
+
+def test_package_that_is_needed_anyway_spares_its_patches() -> None:
+    found = case(world([(1000, [(0, 0), (1, 1)])]), [(100, [0])])
+    plan = found.plan([0, 1])
+    assert chosen(plan) == [0]
+    assert not plan.deltas.frames
+
+
+def test_same_bytes_under_another_header_cost_nothing() -> None:
+    found = case(world([(1000, [(n, n) for n in range(10)])]), [], copies=range(10))
+    plan = found.plan(range(10))
+    assert made_of(plan, found.table) == list(range(10))
+    assert (plan.package_bytes, plan.delta_bytes, plan.object_bytes) == (0, 0, 100)
+
+
+def test_patch_is_taken_instead_of_full_content() -> None:
+    made = world([], sizes=[400], objects=[(0, 0)], frames=[400])
+    assert case(made, [(30, [0])]).plan([0]).new_bytes == 0
+    assert case(made, [(500, [0])]).plan([0]).delta_bytes == 0
+
+
+def test_what_this_client_cannot_apply_comes_another_way() -> None:
+    found = case(world([(1000, [(0, 0)])]), [(100, [0])])
+    assert chosen(found.plan([0], most=9)) == [0]
+    assert chosen(found.plan([0], most=10)) == []
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Case, tuple[int, ...]]:
+    objects = st.integers(0, 19)
+    packages = [
+        (draw(st.integers(1, 1000)), [(o, o) for o in sorted(draw(st.sets(objects, max_size=8)))])
+        for _ in range(draw(st.integers(0, 4)))
+    ]
+    packages.append((draw(st.integers(1, 5000)), [(o, o) for o in range(20)]))
+    left = set(range(20))
+    patches = []
+    for _ in range(draw(st.integers(0, 4))):
+        taken = sorted(draw(st.sets(st.sampled_from(sorted(left)), max_size=8))) if left else []
+        left -= set(taken)
+        if taken:
+            patches.append((draw(st.integers(1, 500)), taken))
+    copies = sorted(draw(st.sets(st.sampled_from(sorted(left)), max_size=4))) if left else []
+    missing = draw(st.sets(objects))
+    return case(world(packages), patches, copies=copies), tuple(sorted(missing))
+
+
+@given(cases())
+def test_everything_is_covered_once_and_never_worse_than_without_patches(
+    given_: tuple[Case, tuple[int, ...]],
+) -> None:
+    found, missing = given_
+    plan = found.plan(missing)
+    assert sorted([*covered(plan, found.world.contents), *made_of(plan, found.table)]) == list(
+        missing
+    )
+    without = found.world.plan(missing, found.objects)
+    assert plan.package_bytes + plan.delta_bytes <= without.package_bytes + without.new_bytes
+    assert plan.delta_bytes == sum(frame.size for frame in plan.deltas.frames)
