@@ -156,6 +156,10 @@ class Cursor:
         if column and not 0 <= min(column) <= max(column) < limit:
             raise self.fail(f"it names a {noun} that is not there")
 
+    def rest(self) -> bytes:
+        """Read everything that is left."""
+        return self.take(len(self._data) - self._at)
+
     @property
     def at_end(self) -> bool:
         """Tell whether everything was read."""

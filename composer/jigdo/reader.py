@@ -7,8 +7,9 @@ RPM here, or a mirror.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from heapq import merge
 from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
@@ -17,6 +18,7 @@ from composer.jigdo.container import (
     TRAILER_SIZE,
     Check,
     Frame,
+    Index,
     IndexPlace,
     Kind,
     RangeReader,
@@ -25,6 +27,7 @@ from composer.jigdo.container import (
     parse_trailer,
     read_index,
 )
+from composer.jigdo.deltas import DeltaTable, parse_table
 from composer.jigdo.encoding import Cursor
 from composer.jigdo.manifest import (
     Contents,
@@ -55,28 +58,47 @@ class CommitFrame:
 class JigdoSet:
     """An opened set: its index and head are read and proven."""
 
-    def __init__(self, reader: RangeReader, place: IndexPlace) -> None:
+    def __init__(
+        self,
+        reader: RangeReader,
+        place: IndexPlace,
+        known: tuple[Index, Mapping[int, bytes]] | None = None,
+    ) -> None:
+        """Open the set at ``place``; ``known`` has its index and proven frames that are here."""
         self._reader = reader
         self.place = place
-        self.index = read_index(reader, place)
+        self.index, self._known = known or (read_index(reader, place), {})
         self.head: Head = parse_head(self._one(Kind.HEAD))
-        self._check_map_numbers()
+        self._check_numbers()
 
     def _one(self, kind: Kind) -> bytes:
         return next(data for _, data in self.frames([self.index.one(kind)]))
 
-    def _check_map_numbers(self) -> None:
-        numbers = sorted(package.map for package in self.head.packages)
-        if numbers != list(self.index.numbers(Kind.MAP)):
-            raise FormatError("head: its packages and the index's map frames differ")
+    def _check_numbers(self) -> None:
+        bases = self.head.bases
+        for kind, what, named in (
+            (Kind.MAP, "packages", [package.map for package in self.head.packages]),
+            (Kind.DELTAS, "bases", [b.deltas for b in bases if b.deltas is not None]),
+            (Kind.UPDATE, "bases", [b.update for b in bases if b.update is not None]),
+        ):
+            if sorted(named) != list(self.index.numbers(kind)):
+                raise FormatError(
+                    f"head: its {what} and the index's {kind.name.lower()} frames differ"
+                )
 
     def frames(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bytes]]:
         """Yield frames with their proven, uncompressed bytes, in the order of the file.
 
-        Near neighbours are read with one request, a few megabytes at a time.
+        Near neighbours are read with one request, a few megabytes at a time; frames that
+        are here already with none.
         """
-        for run in _runs(frames):
-            yield from self._read_run(run)
+        wanted = sorted(frames, key=lambda frame: frame.offset)
+        here = [frame for frame in wanted if frame.number in self._known]
+        yield from merge(
+            ((frame, self._known[frame.number]) for frame in here),
+            (item for run in _runs(set(wanted) - set(here)) for item in self._read_run(run)),
+            key=lambda item: item[0].offset,
+        )
 
     def _read_run(self, run: list[Frame]) -> list[tuple[Frame, bytes]]:
         start, length = run[0].offset, run[-1].end - run[0].offset
@@ -142,6 +164,20 @@ class JigdoSet:
                 raise FormatError(f"{ref.nevra}: its map is of another package")
             found[number] = mapping
         return found
+
+    def deltas(
+        self, base: ObjectChecksum, *, objects: int, headers: tuple[Header, ...]
+    ) -> DeltaTable | None:
+        """Read what can be made for a client that has the commit ``base``, if there is such."""
+        number = next((b.deltas for b in self.head.bases if b.commit == base), None)
+        if number is None:
+            return None
+        [(_, data)] = self.frames([self.index[number]])
+        sizes = {frame.number: frame.uncompressed for frame in self.index.of(Kind.PATCH)}
+        table = parse_table(data, objects=objects, headers=headers, frames=sizes)
+        if table.base != base:
+            raise FormatError(f"the deltas from {base} are from {table.base}")
+        return table
 
     def contents(self, data: bytes, *, objects: int, headers: tuple[Header, ...]) -> Contents:
         """Parse the contents table that :meth:`read_start` gave."""

@@ -358,7 +358,7 @@ def test_least_index_is_read() -> None:
         (_index(), 25, "do not fill"),
         (_index(), 23, "do not fill"),
         (_index(sizes=[0, 2, 1, 1, 1, 1, 1, 1]), 24, "do not fill"),
-        (_index([1, 2, 3, 4, 5, 6, 7, 9]), 24, "unknown kind"),
+        (_index([1, 2, 3, 4, 5, 6, 7, 12]), 24, "unknown kind"),
         (_index([0, 1, 2, 3, 4, 5, 7, 8]), 24, "unknown kind"),
         (_index([1, 2, 3, 5, 4, 6, 7, 8]), 24, "order of their kinds"),
         (_index([2, 1, 3, 4, 5, 6, 7, 8]), 24, "order of their kinds"),

@@ -41,7 +41,8 @@ def case(
     sizes = [*data, *(size for size, _ in patches)]
     kinds = bytes([Kind.DATA]) * len(data) + bytes([Kind.PATCH]) * len(patches)
     index = Index(kinds, bytes(len(kinds)), bytes(len(kinds)), sizes, sizes, bytes(32 * len(kinds)))
-    contents, rows = [], []
+    contents: list[DeltaContent] = []
+    rows: list[tuple[int, int, int]] = []
     for frame, (size, ordinals) in enumerate(patches, len(data)):
         for position, ordinal in enumerate(ordinals):
             length = size if not position else 0

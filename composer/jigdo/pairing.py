@@ -1,0 +1,91 @@
+"""Which older content a new one is most like: by path, by path without versions, by name.
+
+Pure.  Two files at one path of two versions of a system are nearly always two versions
+of one file; what moved has its version in the path (a kernel's modules, a library's
+soname), or was moved to another directory under its name.  What is still without a
+partner is compared by its content: :func:`sketch`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from heapq import nsmallest
+
+_VERSION = re.compile(r"[0-9]+(?:[.+~^_-]?[0-9]+)*[a-z]?(?=[^a-z]|$)")
+_WORDS = re.compile(rb"[\x20-\x7e]{6,64}")
+_MOST_WORDS = 1 << 16
+_SKETCH = 32
+_ALIKE = 4
+
+
+def without_versions(path: str) -> str:
+    """Return ``path`` with every number or version in it replaced by ``#``.
+
+    ``/usr/lib/modules/6.1.0-25-amd64/kernel/fs/xfs.ko`` and that of 6.1.0-26 become one,
+    and so do ``libfoo.so.1.2`` and ``libfoo.so.1.10``.
+    """
+    return _VERSION.sub("#", path)
+
+
+class Bases:
+    """The places of older contents, to be asked for the best partner of a new one."""
+
+    def __init__(self, places: Iterable[tuple[str, int, int]]) -> None:
+        """Take (path, ordinal, size in bytes) of each file."""
+        self._exact: dict[str, tuple[int, int]] = {}
+        self._loose: dict[str, list[tuple[int, int]]] = {}
+        self._named: dict[str, list[tuple[int, int]]] = {}
+        for path, ordinal, size in places:
+            self._exact[path] = ordinal, size
+            loose = without_versions(path)
+            self._loose.setdefault(loose, []).append((ordinal, size))
+            self._named.setdefault(loose.rpartition("/")[2], []).append((ordinal, size))
+
+    def find(self, paths: Sequence[str], size: int) -> int | None:
+        """Return the ordinal of the partner of a content that stands at ``paths``, or None.
+
+        An empty file is no partner.
+        """
+        for path in paths:
+            if (here := self._exact.get(path)) and here[1]:
+                return here[0]
+        for path in paths:
+            loose = without_versions(path)
+            for table, key in ((self._loose, loose), (self._named, loose.rpartition("/")[2])):
+                found = _nearest(table.get(key, ()), size)
+                if found is not None:
+                    return found
+        return None
+
+
+def _nearest(candidates: Iterable[tuple[int, int]], size: int) -> int | None:
+    """Return the ordinal of the candidate whose size is nearest, if it is anywhere near."""
+    near = [
+        (abs(other - size), ordinal)
+        for ordinal, other in candidates
+        if other and other <= 8 * size and size <= 8 * other
+    ]
+    return min(near)[1] if near else None
+
+
+def sketch(data: bytes) -> frozenset[int]:
+    """Return a small set of numbers that similar contents have in common.
+
+    The least hashes of the printable strings in it: programs and documents of two versions
+    share most of their strings, wherever these lie.
+    """
+    words = set()
+    for number, match in enumerate(_WORDS.finditer(data)):
+        if number >= _MOST_WORDS:
+            break
+        words.add(match[0])
+    hashes = (int.from_bytes(hashlib.blake2b(word, digest_size=8).digest()) for word in words)
+    return frozenset(nsmallest(_SKETCH, hashes))
+
+
+def most_alike(one: frozenset[int], others: Mapping[int, frozenset[int]]) -> int | None:
+    """Return the key of the sketch that shares most with ``one``, or None if none shares enough."""
+    best = max(((len(one & other), -key) for key, other in others.items()), default=(0, 0))
+    return -best[1] if best[0] >= _ALIKE else None
