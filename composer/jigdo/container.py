@@ -27,7 +27,7 @@ MAGIC = b"JIGDOSET"
 END_MAGIC = b"JIGDOEND"
 VERSION = 1
 _START = struct.Struct("<8sII")
-_TRAILER = struct.Struct("<QQQ32s16s8s")
+_TRAILER = struct.Struct("<QQQ32sQ8s8s")
 TRAILER_SIZE = _TRAILER.size
 
 MAX_FRAMES = 1 << 20
@@ -36,7 +36,6 @@ MAX_TREE_FRAME = 1 << 27
 MAX_METADATA_FRAME = 1 << 24
 MAX_DATA_FRAME = 1 << 23
 MAX_PATCH_FRAME = 1 << 25
-MAX_UPDATE_FRAME = 1 << 27
 MAX_BASES = 64
 MAX_INDEX = 1 << 26
 _LEVEL = 19
@@ -56,7 +55,6 @@ class Kind(IntEnum):
     DATA = 8
     PATCH = 9
     DELTAS = 10
-    UPDATE = 11
 
 
 DESCRIPTION = (
@@ -68,7 +66,6 @@ _BOUNDS = {
     Kind.DATA: MAX_DATA_FRAME,
     Kind.PATCH: MAX_PATCH_FRAME,
     Kind.TREE: MAX_TREE_FRAME,
-    Kind.UPDATE: MAX_UPDATE_FRAME,
 }
 _ONCE = (Kind.HEAD, Kind.COMMIT, Kind.DIRMETA, Kind.HEADERS, Kind.CONTENTS)
 
@@ -198,7 +195,7 @@ def _check_kinds(kinds: bytes, cursor: Cursor) -> None:
     for kind in _ONCE:
         if kinds.count(bytes([kind])) != 1:
             raise cursor.fail(f"it has {kinds.count(bytes([kind]))} {kind.name.lower()} frames")
-    if max(kinds.count(bytes([kind])) for kind in (Kind.DELTAS, Kind.UPDATE)) > MAX_BASES:
+    if kinds.count(bytes([Kind.DELTAS])) > MAX_BASES:
         raise cursor.fail(f"it has deltas from more than {MAX_BASES} commits")
     if bytes([Kind.TREE]) not in kinds:
         raise cursor.fail("it has no tree frame")
@@ -351,9 +348,9 @@ class Writer:
         """The number that the next frame gets."""
         return len(self._kinds)
 
-    def finish(self) -> IndexPlace:
-        """Write index and trailer; returns the index's place."""
-        index = Index(
+    def index(self) -> Index:
+        """Return the index of what was written so far."""
+        return Index(
             bytes(self._kinds),
             bytes(self._codecs),
             bytes(self._windows),
@@ -361,12 +358,20 @@ class Writer:
             self._uncompressed,
             bytes(self._digests),
         )
+
+    def finish(self, updates: Iterable[bytes] = ()) -> IndexPlace:
+        """Write index, updates (as they are) and trailer; returns the index's place."""
+        index = self.index()
         data = index.dump()
         packed = zstandard.ZstdCompressor(level=_LEVEL).compress(data)
         place = IndexPlace(index.end, len(packed), len(data), ContentDigest.of(data))
         self._stream.write(packed)
-        fields = (place.offset, place.size, place.uncompressed, place.digest)
-        self._stream.write(_TRAILER.pack(*fields, bytes(16), END_MAGIC))
+        behind = 0
+        for update in updates:
+            self._stream.write(update)
+            behind += len(update)
+        fields = (place.offset, place.size, place.uncompressed, place.digest, behind)
+        self._stream.write(_TRAILER.pack(*fields, bytes(8), END_MAGIC))
         return place
 
 
@@ -392,8 +397,9 @@ def parse_trailer(trailer: bytes, *, file_size: int) -> IndexPlace:
             "not a .jigdo file, or one that was cut: its trailer is missing",
             hint="fetch or build it again",
         )
-    offset, size, uncompressed, digest, reserved, _ = _TRAILER.unpack(trailer)
-    if any(reserved) or offset < _START.size or offset + size + TRAILER_SIZE != file_size:
+    offset, size, uncompressed, digest, updates, reserved, _ = _TRAILER.unpack(trailer)
+    end = offset + size + updates + TRAILER_SIZE
+    if any(reserved) or offset < _START.size or end != file_size:
         raise FormatError("the .jigdo file's trailer does not fit its size")
     return IndexPlace(offset, size, uncompressed, ContentDigest(digest))
 

@@ -20,7 +20,7 @@ MAX_DESCRIPTION = 1 << 29
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """The way from one description to another: an update frame's bytes, taken apart.
+    """The way from one description to another, decompressed and taken apart.
 
     ``base`` is the digest of the description it starts from; it makes ``size`` bytes of
     description and ``deltas`` bytes of deltas frame behind them.
@@ -40,7 +40,7 @@ def dump_update(update: Update) -> bytes:
 
 
 def parse_update(data: bytes) -> Update:
-    """Parse an update frame; raises FormatError."""
+    """Parse a decompressed update; raises FormatError."""
     cursor = Cursor(data, "update")
     base = ContentDigest(cursor.take(32))
     size, deltas = cursor.uvarint(), cursor.uvarint()

@@ -50,12 +50,11 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """An older commit that the set has deltas from, and the numbers of its frames."""
+    """An older commit that the set has deltas from, and the number of its deltas frame."""
 
     commit: ObjectChecksum
     version: str
-    deltas: int | None = None
-    update: int | None = None
+    deltas: int
 
 
 class Totals(BaseModel):
@@ -104,8 +103,7 @@ class _BaseDocument(BaseModel):
 
     commit: _HEX
     version: _TEXT
-    deltas: Annotated[int, Field(ge=0, lt=1 << 20)] | None = None
-    update: Annotated[int, Field(ge=0, lt=1 << 20)] | None = None
+    deltas: Annotated[int, Field(ge=0, lt=1 << 20)]
 
 
 class _HeadDocument(BaseModel):
@@ -153,15 +151,11 @@ def parse_head(data: bytes) -> Head:
 
 
 def _checked_bases(documents: Sequence[_BaseDocument]) -> tuple[Base, ...]:
-    bases = tuple(
-        Base(ObjectChecksum.parse(d.commit), d.version, d.deltas, d.update) for d in documents
-    )
+    bases = tuple(Base(ObjectChecksum.parse(d.commit), d.version, d.deltas) for d in documents)
     if any(later.commit <= earlier.commit for earlier, later in pairwise(bases)):
         raise FormatError("head: its bases are not in order")
-    for frames in ([base.deltas for base in bases], [base.update for base in bases]):
-        given = [frame for frame in frames if frame is not None]
-        if len(set(given)) != len(given):
-            raise FormatError("head: two bases have one frame")
+    if len({base.deltas for base in bases}) != len(bases):
+        raise FormatError("head: two bases have one deltas frame")
     return bases
 
 
@@ -205,15 +199,12 @@ def dump_head(head: Head) -> bytes:
         "totals": head.totals.model_dump(),
     }
     if head.bases:
-        document["bases"] = [_dump_base(base) for base in head.bases]
+        document["bases"] = [
+            {"commit": str(base.commit), "version": base.version, "deltas": base.deltas}
+            for base in head.bases
+        ]
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode()
-
-
-def _dump_base(base: Base) -> dict[str, Any]:
-    frames = {"deltas": base.deltas, "update": base.update}
-    given = {name: frame for name, frame in frames.items() if frame is not None}
-    return {"commit": str(base.commit), "version": base.version, **given}
 
 
 def set_name(ref: str) -> str:

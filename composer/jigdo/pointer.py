@@ -16,14 +16,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import FormatError, NotFound
-from composer.jigdo.container import IndexPlace
+from composer.jigdo.container import MAX_BASES, IndexPlace
 
 RECORD_TYPE = "jigdo"
 MAX_POINTER = 1 << 20
+MAX_UPDATE = 1 << 27
 _FORMAT = 1
 _HINT = "the mirror may be damaged or in the middle of an update: try again later"
 _HEX = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _SIZE = Annotated[int, Field(ge=0, lt=1 << 62)]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdatePlace:
+    """One update of a set: from which commit, where in the .jigdo file, and what it must be."""
+
+    base: ObjectChecksum
+    offset: int
+    size: int
+    uncompressed: int
+    digest: ContentDigest
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,7 @@ class PointerEntry:
     offset: int
     length: int
     index: IndexPlace
+    updates: tuple[UpdatePlace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +109,16 @@ class _Index(BaseModel):
     digest: _HEX
 
 
+class _Update(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    base: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", alias="from")]
+    offset: _SIZE
+    size: _SIZE
+    uncompressed: Annotated[int, Field(ge=0, le=MAX_UPDATE)]
+    digest: _HEX
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -105,6 +128,7 @@ class _Entry(BaseModel):
     timestamp: _SIZE
     set: _Set
     index: _Index
+    updates: Annotated[list[_Update], Field(max_length=MAX_BASES)] = []
 
 
 class _Document(BaseModel):
@@ -147,11 +171,41 @@ def _checked(entry: _Entry) -> PointerEntry:
         index=IndexPlace(
             index.offset, index.size, index.uncompressed, ContentDigest.parse(index.digest)
         ),
+        updates=_checked_updates(entry),
+    )
+
+
+def _checked_updates(entry: _Entry) -> tuple[UpdatePlace, ...]:
+    start = entry.index.offset + entry.index.size
+    if any(u.offset < start or u.offset + u.size > entry.set.length for u in entry.updates):
+        raise FormatError(f"pointer: {entry.ref}: an update outside its place", hint=_HINT)
+    if any(later.base <= earlier.base for earlier, later in pairwise(entry.updates)):
+        raise FormatError(f"pointer: {entry.ref}: its updates are not in order", hint=_HINT)
+    return tuple(
+        UpdatePlace(
+            ObjectChecksum.parse(update.base),
+            update.offset,
+            update.size,
+            update.uncompressed,
+            ContentDigest.parse(update.digest),
+        )
+        for update in entry.updates
     )
 
 
 def _dump_entry(entry: PointerEntry) -> Mapping[str, Any]:
+    updates = [
+        {
+            "from": str(update.base),
+            "offset": update.offset,
+            "size": update.size,
+            "uncompressed": update.uncompressed,
+            "digest": str(update.digest),
+        }
+        for update in entry.updates
+    ]
     return {
+        **({"updates": updates} if updates else {}),
         "ref": entry.ref,
         "version": entry.version,
         "commit": str(entry.commit),

@@ -75,11 +75,9 @@ class JigdoSet:
         return next(data for _, data in self.frames([self.index.one(kind)]))
 
     def _check_numbers(self) -> None:
-        bases = self.head.bases
         for kind, what, named in (
             (Kind.MAP, "packages", [package.map for package in self.head.packages]),
-            (Kind.DELTAS, "bases", [b.deltas for b in bases if b.deltas is not None]),
-            (Kind.UPDATE, "bases", [b.update for b in bases if b.update is not None]),
+            (Kind.DELTAS, "bases", [base.deltas for base in self.head.bases]),
         ):
             if sorted(named) != list(self.index.numbers(kind)):
                 raise FormatError(
