@@ -7,7 +7,7 @@ back.  What a patch and a recipe say is not looked at here.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -28,26 +28,20 @@ from composer.ostree.objects import Header
 COPY, PATCH, REPACK = 0, 1, 2
 """Methods; from :data:`REPACK` on they name a recipe."""
 
-MAX_PIECE = 1 << 25
-"""Bytes that one piece may make: a reader holds one at a time."""
+MAX_PIECE = 1 << 24
+"""Bytes that one piece may make: a reader holds its patch."""
 
 MAX_RECIPE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One patch: ``length`` bytes of the base from ``start`` on make ``target`` bytes.
-
-    The patch is ``size`` bytes from ``offset`` of the patch frame number ``frame``.
-    """
+    """One patch, which makes the next ``target`` bytes: number ``place`` in a patch frame."""
 
     codec: int
-    start: int
-    length: int
     target: int
     frame: int
-    offset: int
-    size: int
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +101,7 @@ def dump_table(table: DeltaTable) -> bytes:
             uvarints(content.method for content in contents),
             uvarints(len(content.pieces) for content in contents),
             bytes(piece.codec for piece in pieces),
-            uvarints(piece.start for piece in pieces),
-            uvarints(piece.length for piece in pieces),
             uvarints(piece.target for piece in pieces),
-            uvarints(piece.size for piece in pieces),
             uvarint(len(held)),
             uvarints(differences(list(held))),
             uvarints(held.values()),
@@ -123,12 +114,11 @@ def dump_table(table: DeltaTable) -> bytes:
 
 
 def parse_table(
-    data: bytes, *, objects: int, headers: Sequence[Header], frames: Mapping[int, int]
+    data: bytes, *, objects: int, headers: Sequence[Header], frames: Container[int]
 ) -> DeltaTable:
-    """Parse a deltas frame; ``frames`` has the uncompressed size of each patch frame.
+    """Parse a deltas frame; ``frames`` are the numbers of patch frames.
 
-    Raises FormatError for a table that names what is not there, or that does not
-    account for every byte of the frames that it uses.
+    Raises FormatError for a table that names what is not there.
     """
     cursor = Cursor(data, "deltas")
     base = ObjectChecksum(cursor.take(32))
@@ -149,9 +139,7 @@ def parse_table(
     return DeltaTable(base, recipes, contents, ordinals, numbers, header_ids)
 
 
-def _parse_contents(
-    cursor: Cursor, recipes: int, frames: Mapping[int, int]
-) -> Iterator[DeltaContent]:
+def _parse_contents(cursor: Cursor, recipes: int, frames: Container[int]) -> Iterator[DeltaContent]:
     count = cursor.count(least=4)
     bases = unstepped(cursor.svarints(count))
     sizes, methods, counts = (cursor.uvarints(count) for _ in range(3))
@@ -167,23 +155,16 @@ def _parse_contents(
         yield DeltaContent(base, size, method, own)
 
 
-def _parse_pieces(cursor: Cursor, count: int, frames: Mapping[int, int]) -> list[Piece]:
-    codecs = cursor.take(count)
-    starts, lengths, targets, patches = (cursor.uvarints(count) for _ in range(4))
+def _parse_pieces(cursor: Cursor, count: int, frames: Container[int]) -> list[Piece]:
+    codecs, targets = cursor.take(count), cursor.uvarints(count)
     if max(targets, default=0) > MAX_PIECE:
         raise cursor.fail(f"a piece makes more than {MAX_PIECE} bytes")
     found = []
-    rows = iter(zip(codecs, starts, lengths, targets, patches, strict=True))
+    rows = iter(zip(codecs, targets, strict=True))
     for frame, held in _parse_frames(cursor, count):
         if frame not in frames:
             raise cursor.fail(f"it names frame {frame}, which has no patches")
-        offset = 0
-        for _ in range(held):
-            codec, start, length, target, size = next(rows)
-            found.append(Piece(codec, start, length, target, frame, offset, size))
-            offset += size
-        if offset != frames[frame]:
-            raise cursor.fail(f"its patches are not all of frame {frame}")
+        found += [Piece(*next(rows), frame, place) for place in range(held)]
     return found
 
 

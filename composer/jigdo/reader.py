@@ -171,8 +171,8 @@ class JigdoSet:
         if number is None:
             return None
         [(_, data)] = self.frames([self.index[number]])
-        sizes = {frame.number: frame.uncompressed for frame in self.index.of(Kind.PATCH)}
-        table = parse_table(data, objects=objects, headers=headers, frames=sizes)
+        frames = self.index.numbers(Kind.PATCH)
+        table = parse_table(data, objects=objects, headers=headers, frames=frames)
         if table.base != base:
             raise FormatError(f"the deltas from {base} are from {table.base}")
         return table

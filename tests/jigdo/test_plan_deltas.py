@@ -43,10 +43,9 @@ def case(
     index = Index(kinds, bytes(len(kinds)), bytes(len(kinds)), sizes, sizes, bytes(32 * len(kinds)))
     contents: list[DeltaContent] = []
     rows: list[tuple[int, int, int]] = []
-    for frame, (size, ordinals) in enumerate(patches, len(data)):
+    for frame, (_, ordinals) in enumerate(patches, len(data)):
         for position, ordinal in enumerate(ordinals):
-            length = size if not position else 0
-            piece = Piece(1, 0, 10, 10, frame, 0 if not position else size, length)
+            piece = Piece(1, 10, frame, position)
             rows.append((ordinal, len(contents), 0))
             contents.append(DeltaContent(ordinal, 10, PATCH, (piece,)))
     for ordinal in copies:
