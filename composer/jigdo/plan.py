@@ -15,7 +15,7 @@ from itertools import accumulate
 
 from composer.jigdo.container import Frame, Index, Kind
 from composer.jigdo.cover import Source, bundles, cover
-from composer.jigdo.deltas import DeltaContent, DeltaTable
+from composer.jigdo.delta.table import DeltaContent, DeltaTable
 from composer.jigdo.manifest import Contents, Head, Map
 
 _BLOCK = 4096

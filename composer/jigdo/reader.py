@@ -27,7 +27,7 @@ from composer.jigdo.container import (
     parse_trailer,
     read_index,
 )
-from composer.jigdo.deltas import DeltaTable, parse_table
+from composer.jigdo.delta.table import DeltaTable, parse_table
 from composer.jigdo.encoding import Cursor
 from composer.jigdo.manifest import (
     Contents,

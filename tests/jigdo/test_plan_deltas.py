@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from composer.checksum import ObjectChecksum
 from composer.jigdo.container import Index, Kind
-from composer.jigdo.deltas import COPY, PATCH, DeltaContent, DeltaTable, Piece, make_table
+from composer.jigdo.delta.table import COPY, PATCH, DeltaContent, DeltaTable, Piece, make_table
 from composer.jigdo.plan import Plan, make_plan
 from tests.jigdo.test_plan import World, chosen, covered, flags, world
 

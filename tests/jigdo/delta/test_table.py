@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from composer.checksum import ObjectChecksum
 from composer.errors import FormatError
-from composer.jigdo.deltas import (
+from composer.jigdo.delta.table import (
     COPY,
     MAX_PIECE,
     PATCH,
