@@ -76,8 +76,15 @@ class Document:
         """Say where the value at ``trail`` stands: ``base.yaml: packages[3] (line 12)``."""
         return f"{self.path}: {show(trail)}{self._line(trail)}"
 
+    def line(self, trail: Trail) -> int | None:
+        """Return the line of the value at ``trail``, or of what should hold it."""
+        for end in range(len(trail), -1, -1):
+            if trail[:end] in self.lines:
+                return self.lines[trail[:end]]
+        return None
+
     def _line(self, trail: Trail) -> str:
-        line = self.lines.get(trail)
+        line = self.line(trail)
         return f" (line {line})" if line else ""
 
 

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 from composer.compose.conditions import CONDITIONAL_INCLUDE
-from composer.compose.values import (
+from composer.compose.kinds import (
     ADD_FILE,
     CHECK_GROUPS,
     CHECK_PASSWD,
-    FILE_OR_NONE,
+    FILE,
     FLAG,
     INCLUDE,
     JSON,
@@ -38,31 +38,37 @@ from composer.compose.values import (
     VARIABLE,
     WORD,
     WORD_OR_NUMBER,
-    AccountCheck,
-    AddFile,
     Kind,
-    Modules,
-    Place,
-    RemoveFrom,
-    RepoPackages,
-    Rojig,
-    Schema,
-    Variable,
     list_of,
     map_of,
     one_of,
-    plain,
     set_of,
     whole,
 )
+from composer.compose.values import (
+    AccountCheck,
+    AddFile,
+    Modules,
+    RemoveFrom,
+    RepoPackages,
+    Rojig,
+    Variable,
+)
+from composer.errors import ComposerError
 
 T = TypeVar("T")
-Expand = Callable[[str], str]
+
+
+class Expand(Protocol):
+    """Replaces variables in a string, which is the value itself or its ``part``."""
+
+    def __call__(self, text: str, part: str = "") -> str: ...
+
 
 ARCHITECTURES = (
     "aarch64", "armhfp", "i386", "loongarch64", "ppc64", "ppc64le", "riscv64", "s390x", "x86_64",
 )  # fmt: skip
-_OTHER_ARCHITECTURES = ("alpha", "arm", "armv7hl", "i686", "ia64", "mips64el", "ppc", "s390")
+OTHER_ARCHITECTURES = ("alpha", "arm", "armv7hl", "i686", "ia64", "mips64el", "ppc", "s390")
 
 # What rpm-ostree's parser knows for the machine that layers packages onto a commit.
 _LAYERING = (
@@ -146,18 +152,14 @@ def _whole_string(value: str, expand: Expand) -> str:
 
 
 def _strings_in(value: Mapping[str, object], expand: Expand) -> Mapping[str, object]:
-    return {name: expand(v) if isinstance(v, str) else v for name, v in value.items()}
+    return {name: expand(v, name) if isinstance(v, str) else v for name, v in value.items()}
 
 
 def _rojig_strings(value: Rojig | None, expand: Expand) -> Rojig | None:
     if value is None:
         return None
-    return replace(
-        value,
-        name=expand(value.name),
-        summary=expand(value.summary),
-        description=expand(value.description),
-    )
+    names = ("name", "summary", "description")
+    return replace(value, **{name: expand(getattr(value, name), name) for name in names})
 
 
 _METADATA_PLACE = one_of("inline", "detached", "disabled")
@@ -221,7 +223,7 @@ class Keys:
         list_of(CONDITIONAL_INCLUDE, "mappings of if and include"), Merge.NONE, (),
         "Treefiles to include, or a treefile written out, if conditions hold.",
     )
-    variables: Key[Mapping[str, Variable]] = Key(
+    own_variables: Key[Mapping[str, Variable]] = Key(
         map_of(
             VARIABLE,
             "mapping of strings, booleans and numbers",
@@ -232,6 +234,7 @@ class Keys:
         ),
         Merge.NAMES, {},
         "Variables for conditions and for `${name}`.",
+        name="variables",
     )
     packages = Key(
         PACKAGES, Merge.TOGETHER, (),
@@ -312,7 +315,7 @@ class Keys:
         "of an included file run first, and of several includes the last one's first.",
     )
     postprocess_script: Key[Path | None] = Key(
-        FILE_OR_NONE, Merge.NEAREST, None,
+        FILE, Merge.NEAREST, None,
         "A script to run in the tree after those of `postprocess`.",
         state=State.NOT_YET,
     )
@@ -514,31 +517,33 @@ BY_NAME: Mapping[str, Key[Any]] = {key.name: key for key in KEYS}
 _SPELLED = {name: key for key in KEYS for name in (key.name, *key.aliases) if "<" not in name}
 
 
-def find(name: str, place: Place) -> Key[Any]:
-    """Return the row for the key ``name``; raises TreefileError that names the nearest one."""
+class UnknownKey(ComposerError):
+    """A key that is in no row; the hint names the nearest one."""
+
+
+def find(name: str) -> Key[Any]:
+    """Return the row for the key ``name``; raises UnknownKey."""
     if name in _SPELLED:
         return _SPELLED[name]
     if name in _LAYERING:
-        raise place.wrong(
-            "this key is for layering packages on a machine", hint="a compose has no base"
-        )
+        raise UnknownKey("a key for layering packages on a machine", hint="a compose has no base")
     prefix, _, arch = name.partition("-")
     if prefix == "packages" and arch:
-        require_architecture(arch, place, before="packages-")
+        require_architecture(arch, before="packages-")
         return Keys.packages_of_arch
     near = difflib.get_close_matches(name.replace("_", "-"), list(_SPELLED), 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else "docs/treefile.md lists the keys"
-    raise place.wrong("unknown key", hint=hint)
+    raise UnknownKey("unknown key", hint=hint)
 
 
-def require_architecture(arch: str, place: Place, *, before: str = "") -> None:
-    """Raise TreefileError unless there is such an architecture."""
-    if arch in ARCHITECTURES or arch in _OTHER_ARCHITECTURES:
+def require_architecture(arch: str, *, before: str = "") -> None:
+    """Raise UnknownKey unless there is such an architecture."""
+    if arch in ARCHITECTURES or arch in OTHER_ARCHITECTURES:
         return
     near = difflib.get_close_matches(arch, ARCHITECTURES, 1, 0.5)
     known = f"known are {', '.join(ARCHITECTURES)}"
     hint = f"did you mean {before}{near[0]}?" if near else known
-    raise place.wrong(f"unknown architecture {arch!r}", hint=hint)
+    raise UnknownKey(f"unknown architecture {arch!r}", hint=hint)
 
 
 def joined(key: Key[Any], values: Sequence[object]) -> object:
@@ -579,49 +584,3 @@ def _last_entries(entries: Sequence[RepoPackages]) -> tuple[RepoPackages, ...]:
         if packages:
             kept.append(replace(entry, packages=packages))
     return tuple(reversed(kept))
-
-
-def schema() -> dict[str, object]:
-    """Return the JSON Schema of treefiles."""
-    properties: dict[str, Schema] = {}
-    for key in KEYS:
-        if "<" not in key.name:
-            said = {"description": key.meaning, **key.kind.schema}
-            properties.update(dict.fromkeys((key.name, *key.aliases), said))
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Treefile",
-        "type": "object",
-        "properties": properties,
-        "patternProperties": {
-            f"^packages-({'|'.join((*ARCHITECTURES, *_OTHER_ARCHITECTURES))})$": PACKAGES.schema,
-            "comment": {},
-        },
-        "additionalProperties": False,
-    }
-
-
-def table() -> str:
-    """Return the keys as the Markdown table of docs/treefile.md."""
-    rows = ["| key | value | default | includes | state | meaning |", "|---|---|---|---|---|---|"]
-    for key in KEYS:
-        names = ", ".join(f"`{name}`" for name in (key.name, *key.aliases))
-        cells = (
-            names, key.kind.name, _shown(key.default), key.merge.value, _state(key), key.meaning,
-        )  # fmt: skip
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
-
-
-def _state(key: Key[Any]) -> str:
-    pending = f"; not yet: {', '.join(key.pending)}" if key.pending else ""
-    return key.state.value + pending
-
-
-def _shown(default: object) -> str:
-    if isinstance(default, AccountCheck):
-        return f"`type: {default.kind}`"
-    if isinstance(default, bool):
-        return str(default).lower()
-    said = plain(default)
-    return "" if said in (None, "", [], {}) else f"`{said}`" if said == "." else str(said)
