@@ -152,6 +152,8 @@ def _publish(
 def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_json: bool) -> None:
     """Print the outcome; after a dry run, the packages and what changes."""
     packages = [str(package.nevra) for package in result.solution.packages]
+    for warning in result.warnings:
+        console.warn(warning)
     if as_json:
         console.json(
             {

@@ -21,7 +21,10 @@ def treefile(console: Console, file: Path, basearch: str, as_json: bool) -> None
     """Parse FILE and its includes, validate, and print the flattened treefile."""
     from composer.compose.treefile import load
 
-    flattened = load(file, basearch=basearch).flattened()
+    loaded = load(file, basearch=basearch)
+    for warning in loaded.warnings:
+        console.warn(warning)
+    flattened = loaded.flattened()
     if as_json:
         console.json(flattened)
         return

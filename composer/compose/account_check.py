@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from composer.compose.commit import Previous, read_committed
 from composer.compose.install import KnownAccounts
-from composer.compose.keys import AccountCheck
 from composer.compose.tree import Tree
 from composer.compose.treefile import read_account_file
+from composer.compose.values import AccountCheck
 from composer.errors import ComposerError
 from composer.ostree.repo import Repository
 from composer.system.accounts import parse_group, parse_passwd

@@ -33,15 +33,22 @@ class TreefileError(ComposerError):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file holds; ``lines`` has the line number (from 1) of each value, if known."""
+    """What a file holds; ``lines`` has the line number (from 1) of each value.
+
+    ``is_json`` is whether it is JSON, where unknown keys are no error.
+    """
 
     path: Path
     value: object
     lines: Mapping[Trail, int]
+    is_json: bool = False
 
     @classmethod
     def read(cls, path: Path) -> Document:
-        """Read ``path``: JSON if it is called ``.json``, else YAML.  Raises TreefileError."""
+        """Read ``path``: YAML if it is called ``.yaml`` or ``.yml``, else JSON.
+
+        Raises TreefileError.
+        """
         try:
             with path.open("rb") as stream:
                 data = stream.read(_MOST_BYTES + 1)
@@ -54,7 +61,7 @@ class Document:
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise TreefileError(f"{path}: line {line}: not UTF-8 text") from error
-        parse = _parse_json if path.suffix == ".json" else _parse_yaml
+        parse = _parse_yaml if path.suffix in (".yaml", ".yml") else _parse_json
         try:
             return parse(path, text)
         except RecursionError as error:
@@ -63,9 +70,15 @@ class Document:
     def wrong(self, trail: Trail, message: str, *, hint: str = "") -> TreefileError:
         """Make the error for the value at ``trail``: file, key, message, line."""
         where = f"{show(trail)}: " if trail else ""
+        return TreefileError(f"{self.path}: {where}{message}{self._line(trail)}", hint=hint)
+
+    def where(self, trail: Trail) -> str:
+        """Say where the value at ``trail`` stands: ``base.yaml: packages[3] (line 12)``."""
+        return f"{self.path}: {show(trail)}{self._line(trail)}"
+
+    def _line(self, trail: Trail) -> str:
         line = self.lines.get(trail)
-        after = f" (line {line})" if line else ""
-        return TreefileError(f"{self.path}: {where}{message}{after}", hint=hint)
+        return f" (line {line})" if line else ""
 
 
 def show(trail: Trail) -> str:
@@ -77,20 +90,45 @@ def show(trail: Trail) -> str:
 
 
 def _parse_json(path: Path, text: str) -> Document:
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found: dict[str, object] = {}
-        for key, value in pairs:
-            if key in found:
-                raise TreefileError(f"{path}: the key {key!r} is there twice")
-            found[key] = value
-        return found
-
     try:
-        return Document(path, json.loads(text, object_pairs_hook=unique), {})
+        return Document(path, json.loads(text), _json_lines(path, text), is_json=True)
     except json.JSONDecodeError as error:
         raise TreefileError(f"{path}: line {error.lineno}: {error.msg}") from error
     except ValueError as error:  # an integer with thousands of digits
         raise TreefileError(f"{path}: {error}") from error
+
+
+_JSON_TOKEN = re.compile(r'\n|"(?:[^"\\]|\\.)*"|[\[\]{},:]|[^\s\[\]{},:"]+')
+
+
+def _json_lines(path: Path, text: str) -> dict[Trail, int]:
+    """Return where the values of ``text``, which is JSON, begin; a member's is its name's."""
+    lines: dict[Trail, int] = {}
+    trail: list[str | int] = []
+    line, is_name = 1, False
+    for match in _JSON_TOKEN.finditer(text):
+        token = match[0]
+        if token == "\n":
+            line += 1
+        elif token == ":":
+            is_name = False
+        elif token == ",":
+            is_name = isinstance(trail[-1], str)
+            if isinstance(trail[-1], int):
+                trail[-1] += 1
+        elif token in "]}":
+            trail.pop()
+        elif is_name:
+            trail[-1] = name = json.loads(token)
+            if tuple(trail) in lines:
+                raise TreefileError(f"{path}: the key {name!r} is there twice (line {line})")
+            lines[tuple(trail)] = line
+        else:
+            lines.setdefault(tuple(trail), line)
+            if token in "[{":
+                is_name = token == "{"
+                trail.append("" if is_name else 0)
+    return lines
 
 
 class _Loader(yaml.SafeLoader):

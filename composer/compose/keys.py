@@ -1,339 +1,627 @@
 """Every key of a treefile, as one row each.
 
 A row says what a value may be, how an included file's value joins the including
-file's, and what the key does; parser, merge and docs/treefile.md come from it.  Names
-and meanings are rpm-ostree's, so that existing treefiles work unchanged.
+file's, and what the key does; parser, merge, schema, the attributes of a treefile and
+docs/treefile.md come from it.  Names and meanings are rpm-ostree's, so that existing
+treefiles work unchanged.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
-import shlex
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
 
-from composer.compose.document import Document, Trail, TreefileError
+from composer.compose.conditions import CONDITIONAL_INCLUDE
+from composer.compose.values import (
+    ADD_FILE,
+    CHECK_GROUPS,
+    CHECK_PASSWD,
+    FILE_OR_NONE,
+    FLAG,
+    INCLUDE,
+    JSON,
+    MODULES,
+    PACKAGES,
+    REMOVE_FROM,
+    REPO_PACKAGES,
+    ROJIG,
+    SCRIPT,
+    STRINGS,
+    SUFFIX,
+    TEXT,
+    TREE_PATH,
+    UNIT,
+    VARIABLE,
+    WORD,
+    WORD_OR_NUMBER,
+    AccountCheck,
+    AddFile,
+    Kind,
+    Modules,
+    Place,
+    RemoveFrom,
+    RepoPackages,
+    Rojig,
+    Schema,
+    Variable,
+    list_of,
+    map_of,
+    one_of,
+    plain,
+    set_of,
+    whole,
+)
+
+T = TypeVar("T")
+Expand = Callable[[str], str]
 
 ARCHITECTURES = (
     "aarch64", "armhfp", "i386", "loongarch64", "ppc64", "ppc64le", "riscv64", "s390x", "x86_64",
 )  # fmt: skip
+_OTHER_ARCHITECTURES = ("alpha", "arm", "armv7hl", "i686", "ia64", "mips64el", "ppc", "s390")
+
+# What rpm-ostree's parser knows for the machine that layers packages onto a commit.
+_LAYERING = (
+    "base-refspec", "container-image-reference", "packages-local", "packages-local-fileoverride",
+    "override-remove", "ex-override-replace", "override-replace-local", "initramfs", "custom",
+    "override-commit", "unconfigured-state",
+)  # fmt: skip
 
 
 class Merge(Enum):
-    """How the value of an included file (``far``) joins that of the including one."""
+    """How the values of files that include each other join."""
 
     NEAREST = "the including file's value wins; of several includes, the first one's"
     PARENT_FIRST = "lists are joined, the included file's first"
+    LATER = "lists are joined, the included file's first; a package is taken as its last entry says"
     TOGETHER = "lists are joined, sorted, without repetition"
+    NAMES = "mappings are joined; where both have a name, the including file's value wins"
     NONE = "not inherited"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a value stands; makes the errors for it."""
+class State(Enum):
+    """What a compose does about a key."""
 
-    document: Document
-    trail: Trail
-
-    def at(self, part: str | int) -> Place:
-        return Place(self.document, (*self.trail, part))
-
-    def wrong(self, message: str, *, hint: str = "") -> TreefileError:
-        return self.document.wrong(self.trail, message, hint=hint)
-
-    def expected(self, what: str, value: object) -> TreefileError:
-        return self.wrong(f"expected {what}, got {_brief(value)}")
+    WORKS = "works"
+    ACCEPTED = "accepted, without effect"
+    NOT_YET = "not yet: a compose refuses it"
 
 
-Check = Callable[[object, Place], object]
+class Key(Generic[T]):
+    """One row, and the attribute of a treefile that has its value.
 
-
-@dataclass(frozen=True, slots=True)
-class AccountCheck:
-    """What ``check-passwd`` or ``check-groups`` compares with.
-
-    ``entries`` is for the type "data": name to uid and gid (the same number twice
-    where one was written).
+    ``expands`` gives a value with its ``${variables}`` replaced.  ``pending`` are values
+    that a compose refuses although the key works.  ``into`` names the key that a value
+    becomes part of.
     """
 
-    kind: str
-    filename: Path | None = None
-    entries: tuple[tuple[str, int, int], ...] = ()
-
-
-def _brief(value: object) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def text(value: object, place: Place) -> str:
-    """A string of printable text."""
-    if not isinstance(value, str):
-        raise place.expected("a string", value)
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-        raise place.wrong("a string with a character that no file name or script can hold")
-    return value
-
-
-def word(value: object, place: Place) -> str:
-    """A string that is not empty, on one line."""
-    if not (found := text(value, place).strip()) or "\n" in found:
-        raise place.expected("a string of one line", value)
-    return found
-
-
-def word_or_number(value: object, place: Place) -> str:
-    """A word; a whole number stands for its digits."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return word(value, place)
-
-
-def version_prefix(value: object, place: Place) -> str:
-    """A word or number; rpm-ostree's tags are not known yet."""
-    found = word_or_number(value, place)
-    if "<" in found:
-        raise place.wrong("tags such as <date:%Y> are not supported", hint="write it out")
-    return found
-
-
-def flag(value: object, place: Place) -> bool:
-    """true or false."""
-    if not isinstance(value, bool):
-        raise place.expected("true or false", value)
-    return value
-
-
-def list_of(
-    check: Callable[[object, Place], str],
-) -> Callable[[object, Place], tuple[str, ...]]:
-    """A list, each item as ``check`` wants it."""
-
-    def listed(value: object, place: Place) -> tuple[str, ...]:
-        if not isinstance(value, list):
-            raise place.expected("a list", value)
-        return tuple(check(item, place.at(index)) for index, item in enumerate(value))
-
-    return listed
-
-
-def one_of(*names: str) -> Check:
-    """One of some words."""
-
-    def chosen(value: object, place: Place) -> str:
-        found = word_or_number(value, place)
-        if found not in names:
-            raise place.expected(f"one of {', '.join(names)}", value)
-        return found
-
-    return chosen
-
-
-def packages(value: object, place: Place) -> tuple[str, ...]:
-    """A list of package names; an item may hold several, or one with spaces in quotes."""
-    found: list[str] = []
-    for index, item in enumerate(list_of(word)(value, place)):
-        try:
-            found += shlex.split(item)
-        except ValueError as error:
-            raise place.at(index).wrong(f"{error} in {item!r}") from error
-    return tuple(sorted(set(found)))
-
-
-def include(value: object, place: Place) -> tuple[str, ...]:
-    """A path, or a list of paths, relative to the file that names them."""
-    if isinstance(value, str):
-        return (word(value, place),)
-    return list_of(word)(value, place)
-
-
-def script(value: object, place: Place) -> str:
-    """An inline script: its first line names the interpreter."""
-    found = text(value, place).lstrip()
-    first = found.split("\n", 1)[0]
-    if not re.match(r"#!\s*/\S", first):
-        raise place.wrong(
-            f"a script must begin with #! and an interpreter's path, not {_brief(first)}",
-            hint="begin it with #!/usr/bin/bash or the interpreter that the tree has",
-        )
-    return found
-
-
-def tree_path(value: object, place: Place) -> str:
-    """A path in the tree, without ``..``."""
-    found = word(value, place)
-    parts = [part for part in found.split("/") if part not in ("", ".")]
-    if not parts or ".." in parts:
-        raise place.wrong(f"{_brief(value)} does not name something inside the tree")
-    return "/".join(parts)
-
-
-def unit(value: object, place: Place) -> str:
-    """A systemd unit's name."""
-    found = word(value, place)
-    if not re.fullmatch(r"[A-Za-z0-9:_.\\@-]+\.[a-z]+", found):
-        raise place.expected("a unit such as sshd.service", value)
-    return found
-
-
-def account_check(value: object, place: Place) -> AccountCheck:
-    """A mapping with ``type`` none, previous, file (with filename) or data (with entries)."""
-    if not isinstance(value, dict):
-        raise place.expected("a mapping with a type", value)
-    kind = one_of("none", "previous", "file", "data")(value.get("type"), place.at("type"))
-    wanted = {"file": "filename", "data": "entries"}.get(str(kind))
-    for key in value:
-        if key not in ("type", wanted):
-            raise place.at(key).wrong(f"unknown for the type {kind}")
-    if wanted and wanted not in value:
-        raise place.wrong(f"the type {kind} needs {wanted}")
-    if kind == "file":
-        name = word(value["filename"], place.at("filename"))
-        return AccountCheck("file", filename=place.document.path.parent / name)
-    if kind == "data":
-        return AccountCheck("data", entries=_entries(value["entries"], place.at("entries")))
-    return AccountCheck(str(kind))
-
-
-def _entries(value: object, place: Place) -> tuple[tuple[str, int, int], ...]:
-    if not isinstance(value, dict):
-        raise place.expected("a mapping of names to numbers", value)
-    found = []
-    for name, ids in sorted(value.items()):
-        pair = ids if isinstance(ids, list) else [ids, ids]
-        whole = [n for n in pair if isinstance(n, int) and not isinstance(n, bool)]
-        if len(pair) != 2 or len(whole) != 2 or not all(0 <= n < 1 << 32 for n in whole):
-            raise place.at(name).expected("a number, or a list of uid and gid", ids)
-        found.append((word(name, place), whole[0], whole[1]))
-    return tuple(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One row: ``kind`` is what the documentation calls the values that ``check`` takes."""
-
     name: str
-    kind: str
-    check: Check
-    merge: Merge
-    default: object
-    meaning: str
-    aliases: tuple[str, ...] = ()
+    attribute: str
 
-    @property
-    def attribute(self) -> str:
-        return self.name.replace("-", "_")
+    def __init__(
+        self,
+        kind: Kind[T],
+        merge: Merge,
+        default: T,
+        meaning: str,
+        *,
+        aliases: tuple[str, ...] = (),
+        state: State = State.WORKS,
+        expands: Callable[[T, Expand], T] | None = None,
+        pending: tuple[T, ...] = (),
+        into: str = "",
+        name: str = "",
+    ) -> None:
+        self.kind, self.merge, self.default, self.meaning = kind, merge, default, meaning
+        self.aliases, self.state, self.expands = aliases, state, expands
+        self.pending, self.into, self.name = pending, into, name
+
+    def __set_name__(self, owner: type, attribute: str) -> None:
+        self.attribute = attribute
+        self.name = self.name or attribute.replace("_", "-")
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Key[T]: ...
+
+    @overload
+    def __get__(self, instance: Keys, owner: type) -> T: ...
+
+    def __get__(self, instance: Keys | None, owner: type) -> Key[T] | T:
+        if instance is None:
+            return self
+        value: T = instance.given.get(self.name, self.default)  # type: ignore[assignment]
+        return value
+
+    def refuses(self, value: object) -> bool:
+        """Say whether a compose cannot do what ``value`` asks for."""
+        return value in self.pending or (self.state is State.NOT_YET and value != self.default)
 
 
-KEYS = (
-    Key("edition", "2014 or 2024", one_of("2014", "2024"), Merge.NEAREST, "2014",
-        "2024 makes `boot-location: modules` and `tmp-is-dir: true` the defaults."),
-    Key("ref", "string", word, Merge.NEAREST, "",
-        "The OSTree ref to commit to.  `${basearch}` and `${releasever}` are replaced."),
-    Key("repos", "list of strings", list_of(word), Merge.PARENT_FIRST, (),
+def _whole_string(value: str, expand: Expand) -> str:
+    return expand(value)
+
+
+def _strings_in(value: Mapping[str, object], expand: Expand) -> Mapping[str, object]:
+    return {name: expand(v) if isinstance(v, str) else v for name, v in value.items()}
+
+
+def _rojig_strings(value: Rojig | None, expand: Expand) -> Rojig | None:
+    if value is None:
+        return None
+    return replace(
+        value,
+        name=expand(value.name),
+        summary=expand(value.summary),
+        description=expand(value.description),
+    )
+
+
+_METADATA_PLACE = one_of("inline", "detached", "disabled")
+
+
+class Keys:
+    """The rows, as attributes of whatever has their values in ``given``."""
+
+    given: Mapping[str, object]
+
+    # fmt: off
+    edition = Key(
+        one_of("2014", "2024"), Merge.NEAREST, "2014",
+        "2024 makes `boot-location: modules` and `tmp-is-dir: true` the values of a file that "
+        "says nothing else.",
+    )
+    ref = Key(
+        WORD, Merge.NEAREST, "", "The OSTree ref to commit to.", expands=_whole_string
+    )
+    repos = Key(
+        STRINGS, Merge.PARENT_FIRST, (),
         "Repository ids to use, from the `.repo` files beside the treefile or from "
-        "`--repository ID=URL`.  Without this key, all that are enabled there."),
-    Key("releasever", "string or number", word_or_number, Merge.NEAREST, "",
-        "What `$releasever` stands for in `ref` and in the `.repo` files."),
-    Key("include", "string or list of strings", include, Merge.NONE, (),
-        "Treefiles to build upon, relative to this one; none may be included twice."),
-    Key("packages", "list of strings", packages, Merge.TOGETHER, (),
+        "`--repository ID=URL`.  Without this key, all that are enabled there.",
+    )
+    repovars = Key(
+        map_of(
+            WORD_OR_NUMBER,
+            "mapping of strings",
+            reserved={
+                "releasever": "use the key releasever",
+                "basearch": "it is the architecture of the compose",
+            },
+        ),
+        Merge.NAMES, {},
+        "Further variables of `.repo` files.",
+        state=State.NOT_YET,
+    )
+    lockfile_repos = Key(
+        STRINGS, Merge.PARENT_FIRST, (),
+        "Repository ids that only locked packages are taken from.",
+        state=State.NOT_YET,
+    )
+    releasever = Key(
+        WORD_OR_NUMBER, Merge.NEAREST, "",
+        "What `$releasever` stands for in the `.repo` files; also a variable.",
+    )
+    basearch_wanted = Key(
+        WORD, Merge.NEAREST, "",
+        "An error unless it is the architecture of the compose.",
+        name="basearch",
+    )
+    include = Key(
+        INCLUDE, Merge.NONE, (),
+        "Treefiles to build upon, relative to this one; none may be included twice.",
+    )
+    arch_include = Key(
+        map_of(INCLUDE, "mapping of includes"), Merge.NONE, {},
+        "Treefiles to include for an architecture, by its name; after those of `include`.",
+    )
+    conditional_include = Key(
+        list_of(CONDITIONAL_INCLUDE, "mappings of if and include"), Merge.NONE, (),
+        "Treefiles to include, or a treefile written out, if conditions hold.",
+    )
+    variables: Key[Mapping[str, Variable]] = Key(
+        map_of(
+            VARIABLE,
+            "mapping of strings, booleans and numbers",
+            reserved={
+                "releasever": "use the key releasever",
+                "basearch": "it is the architecture of the compose",
+            },
+        ),
+        Merge.NAMES, {},
+        "Variables for conditions and for `${name}`.",
+    )
+    packages = Key(
+        PACKAGES, Merge.TOGETHER, (),
         "Packages to install: names, NEVRAs, globs, provides, or `@group`.  An item may hold "
-        "several, separated by spaces; single quotes keep `'podman >= 4.1'` together."),
-    Key("packages-<basearch>", "list of strings", packages, Merge.TOGETHER, (),
-        "Packages for that architecture only, for example `packages-x86_64`."),
-    Key("recommends", "boolean", flag, Merge.NEAREST, True,
-        "Whether weak dependencies are installed too."),
-    Key("documentation", "boolean", flag, Merge.NEAREST, True,
-        "`false` leaves out files that packages mark as documentation."),
-    Key("install-langs", "list of strings", list_of(word), Merge.PARENT_FIRST, (),
-        "Languages whose files are installed, for example `[de, fr_FR]`; all by default."),
-    Key("units", "list of strings", list_of(unit), Merge.PARENT_FIRST, (),
-        "systemd units to enable, as their `[Install]` section asks."),
-    Key("default-target", "string", unit, Merge.NEAREST, "",
-        "The systemd target to boot into.", ("default_target",)),
-    Key("postprocess", "list of scripts", list_of(script), Merge.PARENT_FIRST, (),
-        "Scripts to run in the tree, without network; each begins with `#!`.  Those of an "
-        "included file run first, and of several includes the last one's first."),
-    Key("remove-files", "list of paths", list_of(tree_path), Merge.PARENT_FIRST, (),
-        "Files and directories to remove from the tree.  Missing ones are no error."),
-    Key("automatic-version-prefix", "string", version_prefix, Merge.NEAREST, "",
-        "The commit's version: this prefix, then with `.1`, `.2`, ... while it stays the same.",
-        ("automatic_version_prefix",)),
-    Key("selinux", "boolean", flag, Merge.NEAREST, True,
+        "several, separated by spaces; single quotes keep `'podman >= 4.1'` together.",
+    )
+    packages_of_arch = Key(
+        PACKAGES, Merge.TOGETHER, (),
+        "Packages for that architecture only, for example `packages-x86_64`.",
+        name="packages-<basearch>", into="packages",
+    )
+    bootstrap_packages = Key(
+        PACKAGES, Merge.TOGETHER, (),
+        "The same as `packages`; an old name.",
+        name="bootstrap_packages", into="packages",
+    )
+    repo_packages: Key[tuple[RepoPackages, ...]] = Key(
+        list_of(REPO_PACKAGES, "mappings of repo and packages"), Merge.LATER, (),
+        "Packages to install from one repository: `{repo: ID, packages: [...]}`.",
+        state=State.NOT_YET,
+    )
+    exclude_packages = Key(
+        STRINGS, Merge.PARENT_FIRST, (),
+        "Packages that may not be in the tree; it is an error if something needs one.",
+        state=State.NOT_YET,
+    )
+    modules: Key[Modules] = Key(
+        MODULES, Merge.TOGETHER, Modules(),
+        "Module streams to `enable`, and those to `install`, with a profile: "
+        "`nodejs:18/minimal`.",
+        state=State.NOT_YET,
+    )
+    platform_module = Key(
+        WORD, Merge.NEAREST, "",
+        "The module platform, where the packages do not tell it: `platform:el9`.",
+        state=State.NOT_YET, expands=_whole_string,
+    )
+    ostree_layers = Key(
+        STRINGS, Merge.PARENT_FIRST, (),
+        "Refs of the target repository to add to the tree; a file that is there is an error.",
+        state=State.NOT_YET,
+    )
+    ostree_override_layers = Key(
+        STRINGS, Merge.PARENT_FIRST, (),
+        "Refs of the target repository to add to the tree; their files replace others.",
+        state=State.NOT_YET,
+    )
+    recommends = Key(
+        FLAG, Merge.NEAREST, True,
+        "Whether weak dependencies are installed too.",
+    )
+    documentation = Key(
+        FLAG, Merge.NEAREST, True,
+        "`false` leaves out files that packages mark as documentation.",
+    )
+    install_langs = Key(
+        STRINGS, Merge.PARENT_FIRST, (),
+        "Languages whose files are installed, for example `[de, fr_FR]`; all by default.",
+    )
+    units = Key(
+        list_of(UNIT, "systemd units"), Merge.PARENT_FIRST, (),
+        "systemd units to enable, as their `[Install]` section asks.",
+    )
+    default_target = Key(
+        UNIT, Merge.NEAREST, "",
+        "The systemd target to boot into.",
+        aliases=("default_target",),
+    )
+    machineid_compat = Key(
+        FLAG, Merge.NEAREST, True,
+        "Whether `/etc/machine-id` is there, empty; `false` makes the first boot apply the "
+        "presets, and forbids `units`.",
+        state=State.NOT_YET,
+    )
+    postprocess = Key(
+        list_of(SCRIPT, "scripts"), Merge.PARENT_FIRST, (),
+        "Scripts to run in the tree, without network; `/bin/sh` runs those without `#!`.  Those "
+        "of an included file run first, and of several includes the last one's first.",
+    )
+    postprocess_script: Key[Path | None] = Key(
+        FILE_OR_NONE, Merge.NEAREST, None,
+        "A script to run in the tree after those of `postprocess`.",
+        state=State.NOT_YET,
+    )
+    add_files: Key[tuple[AddFile, ...]] = Key(
+        list_of(ADD_FILE, "[file, path in the tree]"), Merge.PARENT_FIRST, (),
+        "Files beside the treefile, or below its directory, to copy into the tree.",
+        state=State.NOT_YET,
+    )
+    remove_files = Key(
+        list_of(TREE_PATH, "paths in the tree"), Merge.PARENT_FIRST, (),
+        "Files and directories to remove from the tree.  Missing ones are no error.",
+    )
+    remove_from_packages: Key[tuple[RemoveFrom, ...]] = Key(
+        list_of(REMOVE_FROM, "[package, expression...]"), Merge.PARENT_FIRST, (),
+        "Files of a package to leave out: regular expressions, searched in their paths.",
+        state=State.NOT_YET,
+    )
+    automatic_version_prefix = Key(
+        WORD_OR_NUMBER, Merge.NEAREST, "",
+        "The commit's version: this prefix, then with `.1`, `.2`, ... while it stays the same.  "
+        "`<date:FORMAT>` is today in UTC (or SOURCE_DATE_EPOCH), and then counting begins at `.0`.",
+        aliases=("automatic_version_prefix",), expands=_whole_string,
+    )
+    automatic_version_suffix = Key(
+        SUFFIX, Merge.NEAREST, ".",
+        "What stands between the prefix and the number.",
+    )
+    mutate_os_release = Key(
+        WORD_OR_NUMBER, Merge.NEAREST, "",
+        "What in `VERSION` and `PRETTY_NAME` of `/usr/lib/os-release` the commit's version "
+        "replaces; it becomes `OSTREE_VERSION` too.",
+        state=State.NOT_YET, expands=_whole_string,
+    )
+    selinux = Key(
+        FLAG, Merge.NEAREST, True,
         "Whether files are labelled by the tree's own policy; without a policy in the tree, "
-        "`true` is an error."),
-    Key("boot-location", "new or modules", one_of("new", "modules"), Merge.NEAREST, "new",
+        "`true` is an error.",
+    )
+    selinux_label_version = Key(
+        whole(0, 1), Merge.NEAREST, 0,
+        "`1`: files of `/usr/etc` get the labels of `/etc`.",
+        state=State.NOT_YET,
+    )
+    ima = Key(
+        FLAG, Merge.NEAREST, False,
+        "Whether the IMA signatures of packages' files come into the commit.",
+        state=State.NOT_YET,
+    )
+    boot_location = Key(
+        one_of("new", "modules", "kernel-install"), Merge.NEAREST, "new",
         "`modules`: the kernel is in `/usr/lib/modules/<version>`; `new`: also in "
-        "`/usr/lib/ostree-boot`.", ("boot_location",)),
-    Key("no-initramfs", "boolean", flag, Merge.NEAREST, False,
-        "`true`: no initramfs is made, even if the tree has a kernel and dracut."),
-    Key("tmp-is-dir", "boolean", flag, Merge.NEAREST, False,
-        "`true`: `/tmp` is a directory, not a link to `sysroot/tmp`."),
-    Key("check-passwd", "mapping", account_check, Merge.NEAREST, AccountCheck("previous"),
+        "`/usr/lib/ostree-boot`; `kernel-install`: as `modules`, for systemd's kernel-install.",
+        aliases=("boot_location",), pending=("kernel-install",),
+    )
+    initramfs_args = Key(
+        list_of(TEXT, "strings"), Merge.PARENT_FIRST, (),
+        "Further arguments of dracut.",
+        state=State.NOT_YET,
+    )
+    no_initramfs = Key(
+        FLAG, Merge.NEAREST, False,
+        "`true`: no initramfs is made, even if the tree has a kernel and dracut.",
+    )
+    tmp_is_dir = Key(
+        FLAG, Merge.NEAREST, False,
+        "`true`: `/tmp` is a directory, not a link to `sysroot/tmp`.",
+    )
+    opt_usrlocal = Key(
+        one_of("var", "root", "state-overlay", also={"stateoverlay": "state-overlay"}),
+        Merge.NEAREST, "var",
+        "`/opt` and `/usr/local`: links into `/var`; with `root`, directories of the tree; with "
+        "`state-overlay`, directories that the machine may write over.",
+        state=State.NOT_YET,
+    )
+    opt_usrlocal_overlays = Key(
+        FLAG, Merge.NEAREST, False,
+        "`true`: the same as `opt-usrlocal: state-overlay`; an old name.",
+        state=State.NOT_YET,
+    )
+    readonly_executables = Key(
+        FLAG, Merge.NEAREST, False,
+        "Whether executables lose their write permissions.",
+        state=State.NOT_YET,
+    )
+    ignore_devices = Key(
+        FLAG, Merge.NEAREST, True,
+        "Whether device files are left out of the commit; `false` makes them an error.",
+        state=State.NOT_YET,
+    )
+    sysusers = Key(
+        one_of("compose-auto", "compose-forced"), Merge.NEAREST, "compose-auto",
+        "Whether systemd-sysusers runs although the tree's rpm does not ask for it.",
+        state=State.NOT_YET,
+    )
+    etc_group_members = Key(
+        STRINGS, Merge.PARENT_FIRST, (),
+        "Groups that stay in `/etc/group`, so that people can become members.",
+        state=State.NOT_YET,
+    )
+    preserve_passwd = Key(
+        FLAG, Merge.NEAREST, True,
+        "Whether users and groups of the previous commit, or of the files that are checked "
+        "against, keep their numbers.",
+        state=State.NOT_YET,
+    )
+    check_passwd: Key[AccountCheck] = Key(
+        CHECK_PASSWD, Merge.NEAREST, AccountCheck("previous"),
         "What users must agree with: `type: none`, `previous` (the ref's current commit), "
         "`file` (with `filename`) or `data` (with `entries: {name: [uid, gid]}`).  The same "
-        "users get the same numbers, and one that still owns files may not disappear."),
-)  # fmt: skip
+        "users get the same numbers, and one that still owns files may not disappear.",
+    )
+    check_groups: Key[AccountCheck] = Key(
+        CHECK_GROUPS, Merge.NEAREST, AccountCheck("previous"),
+        "The same for groups, with `entries: {name: gid}`.",
+        state=State.NOT_YET,
+    )
+    ignore_removed_users = Key(
+        set_of(WORD, "strings"), Merge.TOGETHER, (),
+        "Users that may disappear; `*` means all.",
+        state=State.NOT_YET,
+    )
+    ignore_removed_groups = Key(
+        set_of(WORD, "strings"), Merge.TOGETHER, (),
+        "Groups that may disappear; `*` means all.",
+        state=State.NOT_YET,
+    )
+    rpmdb = Key(
+        one_of("target", "host", "bdb", "sqlite", "ndb", also={"b-d-b": "bdb"}),
+        Merge.NEAREST, "target",
+        "The format of the package database; `target` is what the tree's rpm reads.",
+        state=State.NOT_YET,
+    )
+    rpmdb_normalize = Key(
+        FLAG, Merge.NEAREST, False,
+        "Whether the package database is made the same each time.",
+        state=State.NOT_YET,
+    )
+    container = Key(
+        FLAG, Merge.NEAREST, False,
+        "`true`: a tree without kernel.  It makes `boot-location: modules`, `selinux: false`, "
+        "`tmp-is-dir: true`, `preserve-passwd: false`, and checks neither users nor groups.",
+        state=State.NOT_YET,
+    )
+    container_cmd = Key(
+        STRINGS, Merge.NEAREST, (),
+        "The command of a container image; a commit has none.",
+        state=State.ACCEPTED,
+    )
+    cliwrap = Key(
+        FLAG, Merge.NEAREST, False,
+        "Wrappers around programs such as rpm; they call rpm-ostree, and are deprecated there.",
+        state=State.ACCEPTED,
+    )
+    cliwrap_binaries = Key(
+        STRINGS, Merge.PARENT_FIRST, (),
+        "The programs that `cliwrap` wraps.",
+        state=State.ACCEPTED,
+    )
+    metadata: Key[Mapping[str, object]] = Key(
+        map_of(JSON, "mapping"), Merge.NAMES, {},
+        "For other programs; `treefile` prints it.",
+        expands=_strings_in,
+    )
+    add_commit_metadata: Key[Mapping[str, object]] = Key(
+        map_of(JSON, "mapping"), Merge.NAMES, {},
+        "Metadata of the commit.",
+        state=State.NOT_YET, expands=_strings_in,
+    )
+    repo_metadata = Key(
+        _METADATA_PLACE, Merge.NEAREST, "inline",
+        "Where the repositories and their times are noted: in the commit, beside it, or nowhere.",
+        aliases=("repo_metadata",), state=State.NOT_YET,
+    )
+    advisories_metadata = Key(
+        _METADATA_PLACE, Merge.NEAREST, "inline",
+        "Where the advisories of the packages are noted: in the commit, beside it, or nowhere.",
+        state=State.NOT_YET,
+    )
+    gpg_key = Key(
+        WORD, Merge.NEAREST, "",
+        "The GPG key that signs the commit.",
+        aliases=("gpg_key",), state=State.NOT_YET,
+    )
+    rojig: Key[Rojig | None] = Key(
+        ROJIG, Merge.NEAREST, None,
+        "What the set's package is called: `{name, summary, license, description}`.",
+        state=State.NOT_YET, expands=_rojig_strings,
+    )
+    osname = Key(
+        WORD, Merge.NEAREST, "",
+        "For programs of the past.",
+        state=State.ACCEPTED,
+    )
+    # fmt: on
 
-_BY_NAME = {name: key for key in KEYS for name in (key.name, *key.aliases)}
-_ARCH_PACKAGES = _BY_NAME["packages-<basearch>"]
+
+KEYS: tuple[Key[Any], ...] = tuple(key for key in vars(Keys).values() if isinstance(key, Key))
+BY_NAME: Mapping[str, Key[Any]] = {key.name: key for key in KEYS}
+_SPELLED = {name: key for key in KEYS for name in (key.name, *key.aliases) if "<" not in name}
 
 
-def find(name: str, place: Place) -> Key:
+def find(name: str, place: Place) -> Key[Any]:
     """Return the row for the key ``name``; raises TreefileError that names the nearest one."""
-    if name in _BY_NAME and "<" not in name:
-        return _BY_NAME[name]
+    if name in _SPELLED:
+        return _SPELLED[name]
+    if name in _LAYERING:
+        raise place.wrong(
+            "this key is for layering packages on a machine", hint="a compose has no base"
+        )
     prefix, _, arch = name.partition("-")
     if prefix == "packages" and arch:
-        if arch in ARCHITECTURES:
-            return _ARCH_PACKAGES
-        near = difflib.get_close_matches(arch, ARCHITECTURES, 1, 0.5)
-        hint = f"did you mean packages-{near[0]}?" if near else _known(ARCHITECTURES)
-        raise place.wrong(f"unknown architecture {arch!r}", hint=hint)
-    names = [known for known in _BY_NAME if "<" not in known]
-    near = difflib.get_close_matches(name.replace("_", "-"), names, 1, 0.5)
+        require_architecture(arch, place, before="packages-")
+        return Keys.packages_of_arch
+    near = difflib.get_close_matches(name.replace("_", "-"), list(_SPELLED), 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else "docs/treefile.md lists the keys"
     raise place.wrong("unknown key", hint=hint)
 
 
-def _known(names: Iterable[str]) -> str:
-    return f"known are {', '.join(names)}"
+def require_architecture(arch: str, place: Place, *, before: str = "") -> None:
+    """Raise TreefileError unless there is such an architecture."""
+    if arch in ARCHITECTURES or arch in _OTHER_ARCHITECTURES:
+        return
+    near = difflib.get_close_matches(arch, ARCHITECTURES, 1, 0.5)
+    known = f"known are {', '.join(ARCHITECTURES)}"
+    hint = f"did you mean {before}{near[0]}?" if near else known
+    raise place.wrong(f"unknown architecture {arch!r}", hint=hint)
 
 
-def join(key: Key, near: object, far: object) -> object:
-    """Join the value of an including file with that of an included one."""
-    if key.merge is Merge.NEAREST or key.merge is Merge.NONE:
-        return near
-    assert isinstance(near, tuple)
-    assert isinstance(far, tuple)
-    both = (*far, *near)
-    return tuple(sorted(set(both))) if key.merge is Merge.TOGETHER else both
+def joined(key: Key[Any], values: Sequence[object]) -> object:
+    """Join the values of files, each before those that it includes, in their order."""
+    if key.merge is Merge.NAMES:
+        return {
+            name: value
+            for mapping in reversed(values)
+            if isinstance(mapping, Mapping)
+            for name, value in mapping.items()
+        }
+    if key.merge in (Merge.NEAREST, Merge.NONE):
+        return values[0]
+    if isinstance(values[0], Modules):
+        modules = [value for value in values if isinstance(value, Modules)]
+        return Modules(
+            _together(module.enable for module in modules),
+            _together(module.install for module in modules),
+        )
+    lists = [value for value in reversed(values) if isinstance(value, tuple)]
+    if key.merge is Merge.TOGETHER:
+        return _together(lists)
+    both = tuple(item for part in lists for item in part)
+    return _last_entries(both) if key.merge is Merge.LATER else both
+
+
+def _together(lists: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(sorted({item for part in lists for item in part}))
+
+
+def _last_entries(entries: Sequence[RepoPackages]) -> tuple[RepoPackages, ...]:
+    """Keep of each package the last entry that names it."""
+    seen: set[str] = set()
+    kept = []
+    for entry in reversed(entries):
+        packages = tuple(name for name in entry.packages if name not in seen)
+        seen.update(packages)
+        if packages:
+            kept.append(replace(entry, packages=packages))
+    return tuple(reversed(kept))
+
+
+def schema() -> dict[str, object]:
+    """Return the JSON Schema of treefiles."""
+    properties: dict[str, Schema] = {}
+    for key in KEYS:
+        if "<" not in key.name:
+            said = {"description": key.meaning, **key.kind.schema}
+            properties.update(dict.fromkeys((key.name, *key.aliases), said))
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Treefile",
+        "type": "object",
+        "properties": properties,
+        "patternProperties": {
+            f"^packages-({'|'.join((*ARCHITECTURES, *_OTHER_ARCHITECTURES))})$": PACKAGES.schema,
+            "comment": {},
+        },
+        "additionalProperties": False,
+    }
 
 
 def table() -> str:
     """Return the keys as the Markdown table of docs/treefile.md."""
-    rows = ["| key | value | default | includes | meaning |", "|---|---|---|---|---|"]
+    rows = ["| key | value | default | includes | state | meaning |", "|---|---|---|---|---|---|"]
     for key in KEYS:
         names = ", ".join(f"`{name}`" for name in (key.name, *key.aliases))
-        rows.append(
-            f"| {names} | {key.kind} | {_shown(key.default)} | {key.merge.value} | {key.meaning} |"
-        )
+        cells = (
+            names, key.kind.name, _shown(key.default), key.merge.value, _state(key), key.meaning,
+        )  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 
+def _state(key: Key[Any]) -> str:
+    pending = f"; not yet: {', '.join(key.pending)}" if key.pending else ""
+    return key.state.value + pending
+
+
 def _shown(default: object) -> str:
-    if isinstance(default, bool):
-        return str(default).lower()
     if isinstance(default, AccountCheck):
         return f"`type: {default.kind}`"
-    return str(default) if default else ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    said = plain(default)
+    return "" if said in (None, "", [], {}) else f"`{said}`" if said == "." else str(said)

@@ -63,10 +63,10 @@ class ComposeResult:
     """What came out.  ``commit`` is "" after a dry run, which also has no packages' paths.
 
     ``packages`` are sorted by NEVRA.  ``before`` are the NEVRAs of the ref's previous
-    commit; ``created`` is whether the repository was made.  ``varied`` is what a second
-    compose had otherwise and still came to the same commit; empty where there was none.
-    ``seconds`` are those of each phase.  Where the ref's current commit only lacked being
-    published, it is that commit, with its packages.
+    commit; ``created`` is whether the repository was made; ``warnings`` are the
+    treefile's.  ``varied`` is what a second compose had otherwise and still came to the same
+    commit; empty where there was none.  ``seconds`` are those of each phase.  Where the ref's
+    current commit only lacked being published, it is that commit, with its packages.
     """
 
     ref: str
@@ -79,6 +79,7 @@ class ComposeResult:
     created: bool = False
     varied: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +149,21 @@ def _plan(treefile: Treefile, before: Previous, solution: Solution) -> _Plan:
     return _Plan(
         treefile=treefile,
         before=before,
-        version=next_version(treefile.automatic_version_prefix, before.version),
+        version=next_version(
+            treefile.automatic_version_prefix,
+            before.version,
+            suffix=treefile.automatic_version_suffix,
+            now=_given_time(int(time.time())),
+        ),
         input_digest=state.hexdigest(),
-        timestamp=_timestamp(solution),
+        timestamp=_given_time(solution.newest_build_time),
     )
 
 
-def _timestamp(solution: Solution) -> int:
+def _given_time(otherwise: int) -> int:
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given is None:
-        return solution.newest_build_time
+        return otherwise
     if not given.isdecimal():
         raise UsageError(f"SOURCE_DATE_EPOCH: expected seconds since 1970, got {given!r}")
     return int(given)
@@ -228,4 +234,5 @@ def _result(
         solution=solution,
         before=plan.before.packages,
         created=created,
+        warnings=plan.treefile.warnings,
     )
