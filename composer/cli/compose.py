@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from composer.cli.config import cachedir_option
-from composer.cli.console import Console, human_bytes, json_option
+from composer.cli.console import Console, human_bytes, json_option, plain
 from composer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_js
                 "reproducible": True if result.varied else None,
                 "varied": list(result.varied),
                 "seconds": dict(result.seconds),
+                "advisories_fixed": [advisory.document() for advisory in result.fixed],
                 "set": made.summary() if made else None,
             }
         )
@@ -182,6 +183,8 @@ def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_js
     if console.verbose:
         for phase, seconds in result.seconds.items():
             console.say(f"{phase}: {seconds:.1f} s")
+    if result.fixed:
+        console.result(f"advisories {plain(', '.join(one.ident for one in result.fixed))}")
     if made:
         console.result(f"set {made.rpm}, {human_bytes(made.entry.length)}")
 

@@ -6,13 +6,14 @@ A :class:`Build` is the whole input, a plain value that can go to another proces
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer.checksum import ObjectChecksum
 from composer.compose.account_check import require_agreement
 from composer.compose.commit import CommitRequest, Signing, commit
 from composer.compose.install import KnownAccounts, install
+from composer.compose.metadata import Origin
 from composer.compose.packages import ComposedPackage
 from composer.compose.postprocess import postprocess
 from composer.compose.tree import Tree
@@ -32,6 +33,7 @@ class Build:
     version: str
     timestamp: int
     input_digest: str
+    origin: Origin = field(default_factory=Origin)
 
 
 def build(
@@ -72,5 +74,6 @@ def build(
             packages=wanted.packages,
             selinux=treefile.selinux,
             signing=signing,
+            origin=wanted.origin,
         ),
     )

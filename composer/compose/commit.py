@@ -1,26 +1,37 @@
 """The commit: the tree into an OSTree repository, then the commit; refs are left alone.
 
 Rules kept here: of extended attributes only security.capability is stored, and labels
-from the tree's own policy; metadata is in a fixed order; the timestamp is an argument.
+from the tree's own policy; the timestamp is an argument.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from composer.checksum import ObjectChecksum
+from composer.compose.advisories import Advisory
+from composer.compose.history import advisories_of
+from composer.compose.metadata import (
+    DETACHED,
+    Origin,
+    finished,
+    joined,
+    json_values,
+    origin_values,
+    package_values,
+)
 from composer.compose.packages import ComposedPackage
 from composer.compose.tree import Tree
 from composer.errors import ComposerError
 from composer.ostree.repo import Repository
+from composer.rpm.listing import OWN_LIST
 
 INPUT_DIGEST = "rpmostree.inputhash"
-PACKAGES = "jigdo-composer.packages"
+PACKAGES = OWN_LIST
 _CAPABILITY = "security.capability"
 
 
@@ -40,6 +51,7 @@ class Previous:
     version: str = ""
     input_digest: str = ""
     packages: tuple[str, ...] = ()
+    advisories: tuple[Advisory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +64,11 @@ class Signing:
 
 @dataclass(frozen=True, slots=True)
 class CommitRequest:
-    """What is said about a tree when it is committed."""
+    """What is said about a tree when it is committed.
+
+    ``repo_metadata`` and ``advisories_metadata`` are one of INLINE, DETACHED and DISABLED;
+    ``added`` are JSON values for the metadata.
+    """
 
     parent: str
     version: str
@@ -62,6 +78,11 @@ class CommitRequest:
     packages: Sequence[ComposedPackage]
     selinux: bool
     signing: Signing | None = None
+    origin: Origin = field(default_factory=Origin)
+    repo_metadata: str = DETACHED
+    advisories_metadata: str = DETACHED
+    added: Mapping[str, object] = field(default_factory=dict)
+    container_cmd: Sequence[str] = ()
 
 
 def previous(repository: Repository, ref: str) -> Previous:
@@ -78,6 +99,7 @@ def previous(repository: Repository, ref: str) -> Previous:
             version=_text(metadata, "version"),
             input_digest=_text(metadata, INPUT_DIGEST),
             packages=tuple(name for name, _, _ in listed.unpack()) if listed else (),
+            advisories=advisories_of(repository, checksum),
         )
 
 
@@ -100,8 +122,9 @@ def read_committed(repository: Repository, commit: str, name: str) -> str | None
 def commit(repository: Repository, tree: Tree, request: CommitRequest) -> ObjectChecksum:
     """Commit ``tree``, consuming it.  Returns the commit's checksum; no ref leads to it.
 
-    Raises NoPolicy, NoSpace, CommitFailed, RepositoryError.
+    Raises BadMetadata, NoPolicy, NoSpace, CommitFailed, RepositoryError.
     """
+    values, detached = _metadata(request)
     with repository.libostree() as (ostree, repo):
         policy = _policy(ostree, tree) if request.selinux else None
         with repository.transaction():
@@ -110,8 +133,11 @@ def commit(repository: Repository, tree: Tree, request: CommitRequest) -> Object
     # A transaction lands in no order: the commit comes after all that it names.
     with repository.libostree() as (_, repo), repository.transaction():
         _, checksum = repo.write_commit_with_time(
-            request.parent or None, None, None, _metadata(request), root, request.timestamp, None
+            request.parent or None, None, None, finished(values), root, request.timestamp, None
         )
+        if detached:
+            _, existing = repo.read_commit_detached_metadata(checksum, None)
+            repo.write_commit_detached_metadata(checksum, joined(existing, detached), None)
         if request.signing is not None:
             _sign(repo, checksum, request.signing)
     return ObjectChecksum.parse(checksum)
@@ -198,35 +224,27 @@ def _write_capable(repo: Any, tree: Tree, name: str, value: bytes, policy: Any) 
     return str(checksum)
 
 
-def _metadata(request: CommitRequest) -> Any:
+def _metadata(request: CommitRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give what goes into the commit, and what is kept beside it."""
     from gi.repository import GLib
 
-    values: dict[str, Any] = {
-        INPUT_DIGEST: GLib.Variant("s", request.input_digest),
-        "rpmostree.rpmdb.pkglist": GLib.Variant("a(sssss)", _pkglist(request.packages)),
-        PACKAGES: GLib.Variant("a(sst)", _package_list(request.packages)),
-    }
+    inline, detached = origin_values(
+        request.origin,
+        repositories=request.repo_metadata,
+        advisories_in=request.advisories_metadata,
+    )
+    # As with rpm-ostree, the treefile's own values give way to all but these.
+    values = inline | json_values(request.added)
+    values |= package_values(request.packages)
+    values[INPUT_DIGEST] = GLib.Variant("s", request.input_digest)
     if request.version:
         values["version"] = GLib.Variant("s", request.version)
+    if request.container_cmd:
+        values["ostree.container-cmd"] = GLib.Variant("as", list(request.container_cmd))
     if request.kernel:
         values["ostree.bootable"] = GLib.Variant("b", True)
         values["ostree.linux"] = GLib.Variant("s", request.kernel)
-    return GLib.Variant("a{sv}", dict(sorted(values.items())))
-
-
-def _pkglist(packages: Sequence[ComposedPackage]) -> list[tuple[str, str, str, str, str]]:
-    found = [package.ref.nevra for package in packages]
-    return sorted((n.name, str(n.epoch), n.version, n.release, n.arch) for n in found)
-
-
-def _package_list(packages: Sequence[ComposedPackage]) -> list[tuple[str, str, int]]:
-    return sorted((str(p.ref.nevra), str(p.ref.pkgid), _big(p.ref.size)) for p in packages)
-
-
-def _big(number: int) -> int:
-    # Integers in OSTree's metadata are big-endian on every machine; so equal input gives
-    # equal commits, and `ostree show` prints the number itself.
-    return int.from_bytes(number.to_bytes(8, "big"), sys.byteorder)
+    return values, detached
 
 
 def _sign(repo: Any, checksum: str, signing: Signing) -> None:

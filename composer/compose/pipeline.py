@@ -14,10 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from composer.compose.account_check import known_accounts
+from composer.compose.advisories import Advisory, fixed
 from composer.compose.again import build_again
 from composer.compose.build import Build, build
 from composer.compose.commit import Previous, Signing, previous
 from composer.compose.depsolve import Solution, solving
+from composer.compose.metadata import Origin, origin_of
 from composer.compose.packages import ComposedPackage, fetch
 from composer.compose.phases import Stopwatch
 from composer.compose.reproduce import require_same
@@ -63,10 +65,11 @@ class ComposeResult:
     """What came out.  ``commit`` is "" after a dry run, which also has no packages' paths.
 
     ``packages`` are sorted by NEVRA.  ``before`` are the NEVRAs of the ref's previous
-    commit; ``created`` is whether the repository was made; ``warnings`` are the treefile's.
-    ``varied`` is what a second compose had otherwise and still came to the same commit;
-    empty where there was none.  ``seconds`` are those of each phase.  Where the ref's current
-    commit only lacked being published, it is that commit, with its packages.
+    commit, ``fixed`` the advisories that came since; ``created`` is whether the repository
+    was made; ``warnings`` are the treefile's.  ``varied`` is what a second compose had
+    otherwise and still came to the same commit; empty where there was none.  ``seconds`` are
+    those of each phase.  Where the ref's current commit only lacked being published, it is
+    that commit, with its packages.
     """
 
     ref: str
@@ -80,6 +83,7 @@ class ComposeResult:
     varied: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    fixed: tuple[Advisory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class _Plan:
     version: str
     input_digest: str
     timestamp: int
+    origin: Origin = field(default_factory=Origin)
 
 
 def compose(request: ComposeRequest, report: Report) -> ComposeResult:
@@ -125,6 +130,7 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
             unchanged = before.input_digest == plan.input_digest and not again
             if unchanged and request.is_published(treefile.ref, before.commit):
                 raise _nothing_new(plan)
+            plan = replace(plan, origin=origin_of(base))
             if request.dry_run:
                 return _result(request, plan, solution, (), commit="")
             packages = fetch(solution, base, report)
@@ -196,6 +202,7 @@ def _build(
         version=plan.version,
         timestamp=plan.timestamp,
         input_digest=plan.input_digest,
+        origin=plan.origin,
     )
     created = repository is None
 
@@ -235,4 +242,5 @@ def _result(
         before=plan.before.packages,
         created=created,
         warnings=plan.treefile.warnings,
+        fixed=fixed(plan.before.advisories, plan.origin.advisories, plan.before.packages),
     )
