@@ -59,10 +59,12 @@ class TransactionFailed(ComposerError):
 
 @dataclass(frozen=True, slots=True)
 class KnownAccounts:
-    """Numbers to keep, by name; from ``check-passwd``."""
+    """Numbers to keep, by name, and whole lines of passwd and group that the tree gets."""
 
     users: Mapping[str, tuple[int, int]]
     groups: Mapping[str, int]
+    passwd: tuple[str, ...] = ()
+    group: tuple[str, ...] = ()
 
 
 def install(
@@ -103,7 +105,17 @@ def _plan(facts: Sequence[PackageFacts], known: KnownAccounts) -> Accounts:
                 base[path.rpartition("/")[2]] = text
             else:
                 sysusers[path] = text
+    for name, lines in (("passwd", known.passwd), ("group", known.group)):
+        if lines:
+            base[name] = _merged(lines, base.get(name, ""))
     return plan(facts, sysusers, base, known.users, known.groups)
+
+
+def _merged(lines: Sequence[str], text: str) -> str:
+    """Return ``lines``, and those of ``text`` whose names they do not have."""
+    names = {line.partition(":")[0] for line in lines}
+    more = [line for line in text.splitlines() if line.partition(":")[0] not in names]
+    return "".join(f"{line}\n" for line in (*lines, *more))
 
 
 def _prepare(tree: Tree, accounts: Accounts) -> None:
