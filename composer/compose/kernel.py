@@ -139,7 +139,12 @@ def _make_initramfs(
 
 
 def run_in_tree(
-    tree: Tree, argv: list[str], *, timestamp: int, extra: tuple[Bind, ...] = ()
+    tree: Tree,
+    argv: list[str],
+    *,
+    timestamp: int,
+    extra: tuple[Bind, ...] = (),
+    stdin: bytes = b"",
 ) -> str:
     """Run a program of the tree in it, sandboxed; its /etc is /usr/etc.
 
@@ -147,7 +152,7 @@ def run_in_tree(
     """
     etc = Bind(tree.directory("usr/etc"), "/etc", writable=True)
     sandbox = Sandbox.of_tree(tree.root, etc, *extra)
-    return sandbox.run(argv, env={"SOURCE_DATE_EPOCH": str(timestamp)})
+    return sandbox.run(argv, stdin=stdin, env={"SOURCE_DATE_EPOCH": str(timestamp)})
 
 
 def _copy_to_ostree_boot(tree: Tree, version: str) -> None:
