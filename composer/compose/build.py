@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer.checksum import ObjectChecksum
-from composer.compose.account_check import require_agreement
+from composer.compose.account_check import ExpectedAccounts, require_agreement
 from composer.compose.commit import CommitRequest, Signing, commit
 from composer.compose.install import KnownAccounts, install
+from composer.compose.layout import arrange
 from composer.compose.metadata import Origin
 from composer.compose.packages import ComposedPackage
 from composer.compose.postprocess import postprocess
@@ -29,6 +30,7 @@ class Build:
     treefile: Treefile
     packages: tuple[ComposedPackage, ...]
     known: KnownAccounts
+    expected: ExpectedAccounts
     parent: str
     version: str
     timestamp: int
@@ -59,8 +61,10 @@ def build(
         known=wanted.known,
         report=report,
     )
+    report(Step("postprocess", item="layout"))
+    arrange(tree)
     kernel = postprocess(tree, treefile, scratch=work, timestamp=wanted.timestamp, report=report)
-    require_agreement(tree, wanted.known)
+    require_agreement(tree, wanted.expected)
     report(Step("commit", item=treefile.ref))
     return commit(
         repository(),

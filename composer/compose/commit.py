@@ -1,7 +1,7 @@
 """The commit: the tree into an OSTree repository, then the commit; refs are left alone.
 
-Rules kept here: of extended attributes only security.capability is stored, and labels
-from the tree's own policy; the timestamp is an argument.
+Rules kept here: of extended attributes only security.capability is stored, labels from
+the tree's own policy, and IMA signatures from package headers; the timestamp is an argument.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from composer.checksum import ObjectChecksum
 from composer.compose.advisories import Advisory
 from composer.compose.history import advisories_of
+from composer.compose.ima import XATTR as IMA
+from composer.compose.ima import Signatures
 from composer.compose.metadata import (
     DETACHED,
     Origin,
@@ -33,6 +36,7 @@ from composer.rpm.listing import OWN_LIST
 INPUT_DIGEST = "rpmostree.inputhash"
 PACKAGES = OWN_LIST
 _CAPABILITY = "security.capability"
+_ETC = "usr/etc"
 
 
 class CommitFailed(ComposerError):
@@ -68,6 +72,7 @@ class CommitRequest:
 
     ``repo_metadata`` and ``advisories_metadata`` are one of INLINE, DETACHED and DISABLED;
     ``added`` are JSON values for the metadata.
+    With ``selinux_label_version`` 1, /usr/etc is labelled as the /etc that it becomes.
     """
 
     parent: str
@@ -83,6 +88,8 @@ class CommitRequest:
     advisories_metadata: str = DETACHED
     added: Mapping[str, object] = field(default_factory=dict)
     container_cmd: Sequence[str] = ()
+    selinux_label_version: int = 0
+    signatures: Signatures = field(default_factory=dict)
 
 
 def previous(repository: Repository, ref: str) -> Previous:
@@ -128,7 +135,8 @@ def commit(repository: Repository, tree: Tree, request: CommitRequest) -> Object
     with repository.libostree() as (ostree, repo):
         policy = _policy(ostree, tree) if request.selinux else None
         with repository.transaction():
-            mtree = _write_tree(ostree, repo, tree, policy)
+            labels = _Labels(policy, as_etc=request.selinux_label_version == 1)
+            mtree = _write_tree(ostree, repo, tree, labels, request.signatures)
             _, root = repo.write_mtree(mtree, None)
     # A transaction lands in no order: the commit comes after all that it names.
     with repository.libostree() as (_, repo), repository.transaction():
@@ -161,26 +169,46 @@ def _policy(ostree: Any, tree: Tree) -> Any:
     return policy
 
 
-def _write_tree(ostree: Any, repo: Any, tree: Tree, policy: Any) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """The tree's SELinux policy, if it is labelled; ``as_etc``: /usr/etc counts as /etc."""
+
+    policy: Any
+    as_etc: bool
+
+    def of(self, name: str, mode: int) -> str:
+        """Return the label of /``name``, or ""."""
+        if self.policy is None:
+            return ""
+        if self.as_etc and name.startswith("usr/etc/"):
+            name = name.removeprefix("usr/")
+        _, label = self.policy.get_label(f"/{name}", mode, None)
+        return label or ""
+
+
+def _write_tree(ostree: Any, repo: Any, tree: Tree, labels: _Labels, signatures: Signatures) -> Any:
     """Write all objects and return the mutable tree.
 
     A callback into Python for each file's attributes would cost more than the files; so
-    they are skipped, and the few files that have capabilities are written on their own.
+    they are skipped, and the few files that have some are written on their own.
     """
     written = {
-        name: _write_capable(repo, tree, name, value, policy)
-        for name, value in sorted(_with_capabilities(tree))
+        name: _write_with_attributes(repo, tree, name, attributes, labels)
+        for name, attributes in sorted(_with_attributes(tree, signatures))
     }
-    mtree = ostree.MutableTree.new()
     flags = ostree.RepoCommitModifierFlags
     modifier = ostree.RepoCommitModifier.new(flags.SKIP_XATTRS | flags.CONSUME, None, None)
-    if policy is not None:
-        modifier.set_sepolicy(policy)
-    descriptor = os.open(tree.root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        repo.write_dfd_to_mtree(descriptor, ".", mtree, modifier, None)
-    finally:
-        os.close(descriptor)
+    if labels.policy is not None:
+        modifier.set_sepolicy(labels.policy)
+    etc = None
+    if labels.policy is not None and labels.as_etc and tree.is_dir(_ETC):
+        etc = _write_as_etc(ostree, repo, tree, modifier)
+    mtree = ostree.MutableTree.new()
+    _write_directory(repo, tree.root, mtree, modifier)
+    if etc is not None:
+        _, usr = mtree.ensure_dir("usr")
+        _, directory = usr.ensure_dir("etc")
+        directory.fill_empty_from_dirtree(repo, *etc)
     for name, checksum in written.items():
         # walk() leads to the directory of the path's last component.
         _, directory = mtree.walk(name.split("/"), 0)
@@ -188,28 +216,63 @@ def _write_tree(ostree: Any, repo: Any, tree: Tree, policy: Any) -> Any:
     return mtree
 
 
-def _with_capabilities(tree: Tree) -> Iterator[tuple[str, bytes]]:
-    """Yield names and values of files that have security.capability."""
+def _write_directory(repo: Any, path: Path, mtree: Any, modifier: Any) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        repo.write_dfd_to_mtree(descriptor, ".", mtree, modifier, None)
+    finally:
+        os.close(descriptor)
+
+
+def _write_as_etc(ostree: Any, repo: Any, tree: Tree, modifier: Any) -> tuple[str, str]:
+    """Write /usr/etc under the name /etc, which its labels depend on; consumes it.
+
+    libostree has a flag for that from 2024 on.  Returns its dirtree and its dirmeta.
+    """
+    beside = tree.root.with_name(f"{tree.root.name}-etc")
+    beside.mkdir()
+    tree.path(_ETC).rename(beside / "etc")
+    mtree = ostree.MutableTree.new()
+    _write_directory(repo, beside, mtree, modifier)
+    _, root = repo.write_mtree(mtree, None)
+    etc = root.resolve_relative_path("etc")
+    etc.ensure_resolved()
+    return etc.tree_get_contents_checksum(), etc.tree_get_metadata_checksum()
+
+
+_Attributes = tuple[tuple[str, bytes], ...]
+
+
+def _with_attributes(tree: Tree, signatures: Signatures) -> Iterator[tuple[str, _Attributes]]:
+    """Yield names of files that have extended attributes to keep, and these."""
     for directory, _, names in os.walk(tree.root):
         for name in names:
             path = f"{directory}/{name}"
+            found = []
             try:
                 value = os.getxattr(path, _CAPABILITY, follow_symlinks=False)
+                found.append((_CAPABILITY, value))
             except OSError:
-                continue
-            yield os.path.relpath(path, tree.root), value
+                pass
+            if signatures:
+                status = os.lstat(path)
+                signed = signatures.get((status.st_dev, status.st_ino))
+                if signed is not None and signed.covers(Path(path)):
+                    found.append((IMA, signed.signature))
+            if found:
+                yield os.path.relpath(path, tree.root), tuple(found)
 
 
-def _write_capable(repo: Any, tree: Tree, name: str, value: bytes, policy: Any) -> str:
+def _write_with_attributes(
+    repo: Any, tree: Tree, name: str, attributes: _Attributes, labels: _Labels
+) -> str:
     from gi.repository import GLib
 
     path = tree.root / name
     status = path.lstat()
-    xattrs = [(_CAPABILITY.encode() + b"\0", value)]
-    if policy is not None:
-        _, label = policy.get_label(f"/{name}", status.st_mode, None)
-        if label:
-            xattrs.append((b"security.selinux\0", label.encode() + b"\0"))
+    xattrs = [(key.encode() + b"\0", value) for key, value in attributes]
+    if label := labels.of(name, status.st_mode):
+        xattrs.append((b"security.selinux\0", label.encode() + b"\0"))
     variant = GLib.Variant("a(ayay)", sorted(xattrs))
     checksum = repo.write_regfile_inline(
         None,

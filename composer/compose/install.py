@@ -59,10 +59,12 @@ class TransactionFailed(ComposerError):
 
 @dataclass(frozen=True, slots=True)
 class KnownAccounts:
-    """Numbers to keep, by name; from ``check-passwd``."""
+    """Numbers to keep, by name, and whole lines of passwd and group that the tree gets."""
 
     users: Mapping[str, tuple[int, int]]
     groups: Mapping[str, int]
+    passwd: tuple[str, ...] = ()
+    group: tuple[str, ...] = ()
 
 
 def install(
@@ -73,18 +75,19 @@ def install(
     timestamp: int,
     known: KnownAccounts,
     report: Report,
+    backend: str = "sqlite",
 ) -> None:
     """Install ``packages`` into the empty ``tree``.
 
-    ``timestamp`` becomes the install time in the rpmdb.  Raises ScriptletFailed,
-    TransactionFailed, UnknownOwner, NoSpace, MissingRequirement.
+    ``timestamp`` becomes the install time in the rpmdb, which ``backend`` writes.  Raises
+    ScriptletFailed, TransactionFailed, UnknownOwner, NoSpace, MissingRequirement.
     """
     facts = read_facts(packages)
     accounts = _plan(facts, known)
     _prepare(tree, accounts)
     owner = next((i for i, f in enumerate(facts) if "/etc/passwd" in f.passwd), -1)
     with _descriptors(packages) as descriptors:
-        job = _job(packages, descriptors, treefile, accounts, owner)
+        job = _job(packages, descriptors, treefile, accounts, owner, backend)
         _run(tree, job, descriptors, timestamp, report)
     require_owners(tree, facts)
     complete_shadow(tree)
@@ -103,7 +106,17 @@ def _plan(facts: Sequence[PackageFacts], known: KnownAccounts) -> Accounts:
                 base[path.rpartition("/")[2]] = text
             else:
                 sysusers[path] = text
+    for name, lines in (("passwd", known.passwd), ("group", known.group)):
+        if lines:
+            base[name] = _merged(lines, base.get(name, ""))
     return plan(facts, sysusers, base, known.users, known.groups)
+
+
+def _merged(lines: Sequence[str], text: str) -> str:
+    """Return ``lines``, and those of ``text`` whose names they do not have."""
+    names = {line.partition(":")[0] for line in lines}
+    more = [line for line in text.splitlines() if line.partition(":")[0] not in names]
+    return "".join(f"{line}\n" for line in (*lines, *more))
 
 
 def _prepare(tree: Tree, accounts: Accounts) -> None:
@@ -146,10 +159,11 @@ def _job(
     treefile: Treefile,
     accounts: Accounts,
     owner: int,
+    backend: str,
 ) -> dict[str, object]:
     macros = {
         "_dbpath": f"/{RPMDB}",
-        "_db_backend": "sqlite",
+        "_db_backend": backend,
         "_rpmlock_path": f"/{RPMDB}/.rpm.lock",
         "_tmppath": "/var/tmp",
         # What the host's macros say about these must not get into the tree.
@@ -257,7 +271,7 @@ def _refused(problems: list[str], output: OutputTail) -> ComposerError:
 
 def _lead_to_rpmdb(tree: Tree) -> None:
     """Make rpm of every distribution find the database, whatever its own default is."""
-    if not tree.is_file(f"{RPMDB}/rpmdb.sqlite"):
+    if not any(tree.path(RPMDB, follow=True).iterdir()):
         raise BadTree(f"the transaction left no database in /{RPMDB}")
     for name, target in _RPMDB_LINKS:
         tree.remove(name)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from composer.compose.account_check import known_accounts
+from composer.compose.account_check import expected_accounts, known_accounts
 from composer.compose.advisories import Advisory, fixed
 from composer.compose.again import build_again
 from composer.compose.build import Build, build
@@ -194,10 +194,21 @@ def _build(
     report: Report,
 ) -> ComposeResult:
     """Build, once or twice, and move the ref when all is well."""
+    treefile = plan.treefile
+    checks = treefile.check_passwd, treefile.check_groups
+    expected = expected_accounts(
+        *checks,
+        repository,
+        plan.before,
+        ignored_users=treefile.ignore_removed_users,
+        ignored_groups=treefile.ignore_removed_groups,
+    )
+    preserve = treefile.preserve_passwd
     wanted = Build(
-        treefile=plan.treefile,
+        treefile=treefile,
         packages=packages,
-        known=known_accounts(plan.treefile.check_passwd, repository, plan.before),
+        known=known_accounts(expected, *checks, repository, plan.before, preserve=preserve),
+        expected=expected,
         parent=plan.before.commit if request.parent else "",
         version=plan.version,
         timestamp=plan.timestamp,

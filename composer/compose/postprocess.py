@@ -1,17 +1,18 @@
 """From an installed root directory to a tree that can be committed, step by step.
 
-The order is rpm-ostree's: layout, units, default target, files to remove, scripts,
-kernel and initramfs, /var; so a script sees the layout and what it writes for dracut
-counts.
+The order is rpm-ostree's: units, default target, os-release, files to remove, files to
+add, scripts, kernel and initramfs, accounts, /var; so a script sees the layout and the
+added files, and what it writes for dracut counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from composer.compose.altfiles import move_accounts, settle_shadow
+from composer.compose.content import remove_files, settle_devices
 from composer.compose.kernel import prepare_kernel, run_in_tree
-from composer.compose.layout import arrange, finish
+from composer.compose.layout import finish, settle_machine_id
 from composer.compose.tree import Tree
 from composer.compose.treefile import Treefile
 from composer.compose.units import enable, set_default_target
@@ -28,15 +29,18 @@ class ScriptFailed(ComposerError):
 
 
 def postprocess(
-    tree: Tree, treefile: Treefile, *, scratch: Path, timestamp: int, report: Report
+    tree: Tree,
+    treefile: Treefile,
+    *,
+    scratch: Path,
+    timestamp: int,
+    report: Report,
 ) -> str:
-    """Apply the treefile to an installed ``tree`` and return its kernel's version, or "".
+    """Apply the treefile to a ``tree`` with OSTree's layout; return its kernel's version, or "".
 
     ``scratch`` is a directory for scripts outside the tree.  Raises BadTree,
-    ScriptFailed, InitramfsFailed.
+    FileNotAdded, DeviceInTree, ScriptFailed, InitramfsFailed.
     """
-    report(Step("postprocess", item="layout"))
-    arrange(tree)
     enable(tree, treefile.units)
     if treefile.default_target:
         set_default_target(tree, treefile.default_target)
@@ -45,6 +49,8 @@ def postprocess(
         total = len(treefile.postprocess)
         report(Step("postprocess", number, total, "scripts"))
         _run_script(tree, script, number, scratch=scratch, timestamp=timestamp)
+    settle_devices(tree, ignore=True)
+    settle_machine_id(tree, compatible=True)
     version = prepare_kernel(
         tree,
         initramfs=not treefile.no_initramfs,
@@ -52,19 +58,11 @@ def postprocess(
         timestamp=timestamp,
         report=report,
     )
+    # After dracut, which looks accounts up in /etc only.
+    move_accounts(tree, ())
+    settle_shadow(tree)
     finish(tree, tmp_is_dir=treefile.tmp_is_dir)
     return version
-
-
-def remove_files(tree: Tree, names: Sequence[str]) -> None:
-    """Remove files and directories; what is missing is skipped.
-
-    Names are those of the installed system, so /etc means /usr/etc.  Links on the way
-    are followed inside the tree only.
-    """
-    for name in names:
-        place = f"usr/{name}" if name.split("/")[0] == "etc" else name
-        tree.remove(place)
 
 
 def _run_script(tree: Tree, script: str, number: int, *, scratch: Path, timestamp: int) -> None:

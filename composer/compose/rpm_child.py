@@ -198,6 +198,8 @@ def settle_database(directory: str) -> None:
     Here, not outside: the scriptlets could write to it, so it is not to be trusted.
     """
     path = f"{directory}/rpmdb.sqlite"
+    if not os.path.exists(path):
+        return  # another backend, whose files are written in the order of the packages
     connection = sqlite3.connect(path)
     try:
         # WAL needs files beside it to be read, which a read-only /usr cannot have.

@@ -14,6 +14,7 @@ import pytest
 from composer.compose import rpm_child
 from composer.compose.accounts import UnknownOwner
 from composer.compose.install import KnownAccounts, ScriptletFailed, TransactionFailed
+from composer.compose.layout import arrange
 from composer.compose.postprocess import postprocess
 from composer.compose.treefile import load
 from composer.progress import silent
@@ -117,6 +118,7 @@ def test_links_that_scriptlets_leave_do_not_lead_outside(
     (tree.root / "var/keep").write_text("state")
     treefile = tmp_path / "treefile.yaml"
     treefile.write_text("ref: test\npackages: [shell]\nremove-files: [home/vmlinuz]\n")
+    arrange(tree)
     _ = postprocess(
         tree,
         load(treefile, basearch="x86_64"),

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from composer.compose.layout import TMPFILES, arrange, finish
-from composer.compose.postprocess import remove_files
+from composer.compose.content import remove_files
+from composer.compose.layout import TMPFILES, arrange, finish, settle_machine_id
 from composer.compose.tree import BadTree, Tree
 from composer.compose.units import enable, set_default_target
 
@@ -87,7 +87,10 @@ def test_layout_is_ostrees(tree: Tree) -> None:
     tree.directory("var/spool/with space 100%")
     tree.write("usr/lib/tmpfiles.d/own.conf", "d /var/declared 0700 - -\n")
     tree.directory("var/declared/below")
+    tree.write("opt/app/run", "x")
+    tree.write("var/lib/alternatives/vi", "x")
     arrange(tree)
+    assert tree.read("opt/app/run") == "x"
     finish(tree, tmp_is_dir=False)
     links = {p.name: str(p.readlink()) for p in tree.root.iterdir() if p.is_symlink()}
     assert links == {
@@ -114,7 +117,46 @@ def test_layout_is_ostrees(tree: Tree) -> None:
     assert "d /var/declared/below 0755 root 0 - -" in lines
     assert not any("junk" in line or line.startswith("d /var/declared ") for line in lines)
     assert tree.read("usr/share/factory/var/roothome/.profile") == "x"
-    assert tree.read("usr/etc/machine-id") == ""
+    assert tree.read("usr/lib/opt/app/run") == "x"
+    assert "L /var/opt/app - - - - ../../usr/lib/opt/app" in lines
+    assert tree.read("usr/lib/alternatives/vi") == "x"
+    assert "L /var/lib/alternatives - - - - ../../usr/lib/alternatives" in lines
+
+
+def test_opt_and_usr_local_can_be_the_trees(tree: Tree) -> None:
+    tree.write("opt/app/run", "x")
+    tree.write("usr/local/bin/tool", "x")
+    arrange(tree, opt_usrlocal="root")
+    finish(tree, tmp_is_dir=True)
+    assert not tree.path("opt").is_symlink()
+    assert not tree.path("usr/local").is_symlink()
+    assert (tree.read("opt/app/run"), tree.read("usr/local/bin/tool")) == ("x", "x")
+
+
+def test_opt_and_usr_local_can_have_state_over_them(tree: Tree) -> None:
+    tree.write("opt/app/run", "x")
+    tree.write("usr/local/bin/tool", "x")
+    arrange(tree, opt_usrlocal="state-overlay")
+    finish(tree, tmp_is_dir=True)
+    assert str(tree.path("opt").readlink()) == "usr/lib/opt"
+    assert (tree.read("usr/lib/opt/app/run"), tree.read("usr/local/bin/tool")) == ("x", "x")
+    required = tree.path("usr/lib/systemd/system/local-fs.target.requires")
+    assert {p.name: str(p.readlink()) for p in required.iterdir()} == {
+        f"ostree-state-overlay@{name}.service": f"../ostree-state-overlay@{name}.service"
+        for name in ("usr-lib-opt", "usr-local")
+    }
+    lines = (tree.read("usr/lib/tmpfiles.d/jigdo-composer-opt-usrlocal.conf") or "").splitlines()
+    assert lines == ["L /var/usrlocal - - - - ../usr/local", "L /var/opt - - - - ../usr/lib/opt"]
+
+
+@pytest.mark.parametrize("compatible", [True, False])
+def test_no_machine_id_of_a_scriptlet_stays(tree: Tree, compatible: bool) -> None:
+    ident = "0123456789abcdef" * 2
+    tree.write("usr/etc/machine-id", f"{ident}\n")
+    tree.write(f"boot/{ident}/6.1/linux", "x")
+    settle_machine_id(tree, compatible=compatible)
+    assert tree.read("usr/etc/machine-id") == ("" if compatible else None)
+    assert not tree.exists(f"boot/{ident}")
 
 
 def test_tmp_can_stay_a_directory(tree: Tree) -> None:
@@ -175,7 +217,9 @@ def test_unit_cannot_name_a_place_outside(tree: Tree) -> None:
 
 def test_default_target_is_a_link(tree: Tree) -> None:
     unit(tree, "rescue.target")
+    tree.link("usr/etc/systemd/system/default.target", "/usr/lib/systemd/system/x.target")
     set_default_target(tree, "rescue.target")
-    assert enabled(tree) == {"default.target": "/usr/lib/systemd/system/rescue.target"}
+    assert str(tree.path("usr/lib/systemd/system/default.target").readlink()) == "rescue.target"
+    assert not tree.exists("usr/etc/systemd/system/default.target")
     with pytest.raises(BadTree):
         set_default_target(tree, "gone.target")
