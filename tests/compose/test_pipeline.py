@@ -272,6 +272,23 @@ def test_initramfs_is_made_by_the_trees_dracut(tmp_path: Path) -> None:
     assert "initramfs.img" not in names
 
 
+def test_initramfs_of_a_scriptlet_is_made_anew(tmp_path: Path) -> None:
+    files = {
+        "/usr/lib/modules/6.1/vmlinuz": File("kernel"),
+        "/usr/bin/dracut": File(
+            '#!/usr/bin/sh\nfor last; do :; done\necho new > "$last"\n', "0755"
+        ),
+        "/boot": File(directory=True, mode="0755"),
+    }
+    script = {"%posttrans": "echo $$ > /boot/initramfs-6.1.img"}
+    kernel = Spec("kernel", files=files, scripts=script)
+    treefile, place = small(tmp_path, "boot-location: modules\n", kernel)
+    run(tmp_path, treefile, base=place)
+    made = ostree(tmp_path / "repo", "cat", "small", "/usr/lib/modules/6.1/initramfs.img")
+    assert made == "new\n"
+    assert "initramfs-6.1.img" not in ostree(tmp_path / "repo", "ls", "-R", "small")
+
+
 def test_users_keep_their_numbers(tmp_path: Path) -> None:
     def app(name: str) -> Spec:
         files = {f"/usr/share/{name}": File("x", owner=name, group=name)}
