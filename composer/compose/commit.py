@@ -10,10 +10,12 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from composer.checksum import ObjectChecksum
+from composer.compose.labels import policy_of
 from composer.compose.packages import ComposedPackage
 from composer.compose.tree import Tree
 from composer.errors import ComposerError
@@ -26,10 +28,6 @@ _CAPABILITY = "security.capability"
 
 class CommitFailed(ComposerError):
     """libostree could not make the commit."""
-
-
-class NoPolicy(ComposerError):
-    """``selinux: true``, but the tree has no policy to label with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,7 @@ class CommitRequest:
     kernel: str
     packages: Sequence[ComposedPackage]
     selinux: bool
+    label_version: int = 0
     signing: Signing | None = None
 
 
@@ -102,11 +101,10 @@ def commit(repository: Repository, tree: Tree, request: CommitRequest) -> Object
 
     Raises NoPolicy, NoSpace, CommitFailed, RepositoryError.
     """
-    with repository.libostree() as (ostree, repo):
-        policy = _policy(ostree, tree) if request.selinux else None
-        with repository.transaction():
-            mtree = _write_tree(ostree, repo, tree, policy)
-            _, root = repo.write_mtree(mtree, None)
+    labels = policy_of(tree, version=request.label_version) if request.selinux else nullcontext()
+    with labels as policy, repository.libostree() as (ostree, repo), repository.transaction():
+        mtree = _write_tree(ostree, repo, tree, policy)
+        _, root = repo.write_mtree(mtree, None)
     # A transaction lands in no order: the commit comes after all that it names.
     with repository.libostree() as (_, repo), repository.transaction():
         _, checksum = repo.write_commit_with_time(
@@ -120,19 +118,6 @@ def commit(repository: Repository, tree: Tree, request: CommitRequest) -> Object
 def _text(metadata: Any, key: str) -> str:
     value = metadata.lookup_value(key)
     return value.get_string() if value is not None and value.get_type_string() == "s" else ""
-
-
-def _policy(ostree: Any, tree: Tree) -> Any:
-    from gi.repository import Gio
-
-    policy = ostree.SePolicy.new(Gio.File.new_for_path(str(tree.root)), None)
-    if not policy.get_name():
-        raise NoPolicy(
-            "selinux is true, but the tree has no SELinux policy",
-            details=["looked for etc/selinux/config and the policy that it names"],
-            hint="add a policy package such as selinux-policy-targeted, or write `selinux: false`",
-        )
-    return policy
 
 
 def _write_tree(ostree: Any, repo: Any, tree: Tree, policy: Any) -> Any:
