@@ -77,6 +77,7 @@ def build(
             kernel=kernel,
             packages=wanted.packages,
             selinux=treefile.selinux,
+            label_version=treefile.selinux_label_version,
             signing=signing,
             origin=wanted.origin,
         ),

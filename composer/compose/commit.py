@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from composer.compose.advisories import Advisory
 from composer.compose.history import advisories_of
 from composer.compose.ima import XATTR as IMA
 from composer.compose.ima import Signatures
+from composer.compose.labels import policy_of
 from composer.compose.metadata import (
     DETACHED,
     Origin,
@@ -36,15 +38,10 @@ from composer.rpm.listing import OWN_LIST
 INPUT_DIGEST = "rpmostree.inputhash"
 PACKAGES = OWN_LIST
 _CAPABILITY = "security.capability"
-_ETC = "usr/etc"
 
 
 class CommitFailed(ComposerError):
     """libostree could not make the commit."""
-
-
-class NoPolicy(ComposerError):
-    """``selinux: true``, but the tree has no policy to label with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ class CommitRequest:
 
     ``repo_metadata`` and ``advisories_metadata`` are one of INLINE, DETACHED and DISABLED;
     ``added`` are JSON values for the metadata.
-    With ``selinux_label_version`` 1, /usr/etc is labelled as the /etc that it becomes.
+    With ``label_version`` 1, /usr/etc is labelled as the /etc that it becomes.
     """
 
     parent: str
@@ -82,13 +79,13 @@ class CommitRequest:
     kernel: str
     packages: Sequence[ComposedPackage]
     selinux: bool
+    label_version: int = 0
     signing: Signing | None = None
     origin: Origin = field(default_factory=Origin)
     repo_metadata: str = DETACHED
     advisories_metadata: str = DETACHED
     added: Mapping[str, object] = field(default_factory=dict)
     container_cmd: Sequence[str] = ()
-    selinux_label_version: int = 0
     signatures: Signatures = field(default_factory=dict)
 
 
@@ -132,12 +129,10 @@ def commit(repository: Repository, tree: Tree, request: CommitRequest) -> Object
     Raises BadMetadata, NoPolicy, NoSpace, CommitFailed, RepositoryError.
     """
     values, detached = _metadata(request)
-    with repository.libostree() as (ostree, repo):
-        policy = _policy(ostree, tree) if request.selinux else None
-        with repository.transaction():
-            labels = _Labels(policy, as_etc=request.selinux_label_version == 1)
-            mtree = _write_tree(ostree, repo, tree, labels, request.signatures)
-            _, root = repo.write_mtree(mtree, None)
+    labels = policy_of(tree, version=request.label_version) if request.selinux else nullcontext()
+    with labels as policy, repository.libostree() as (ostree, repo), repository.transaction():
+        mtree = _write_tree(ostree, repo, tree, policy, request.signatures)
+        _, root = repo.write_mtree(mtree, None)
     # A transaction lands in no order: the commit comes after all that it names.
     with repository.libostree() as (_, repo), repository.transaction():
         _, checksum = repo.write_commit_with_time(
@@ -156,88 +151,31 @@ def _text(metadata: Any, key: str) -> str:
     return value.get_string() if value is not None and value.get_type_string() == "s" else ""
 
 
-def _policy(ostree: Any, tree: Tree) -> Any:
-    from gi.repository import Gio
-
-    policy = ostree.SePolicy.new(Gio.File.new_for_path(str(tree.root)), None)
-    if not policy.get_name():
-        raise NoPolicy(
-            "selinux is true, but the tree has no SELinux policy",
-            details=["looked for etc/selinux/config and the policy that it names"],
-            hint="add a policy package such as selinux-policy-targeted, or write `selinux: false`",
-        )
-    return policy
-
-
-@dataclass(frozen=True, slots=True)
-class _Labels:
-    """The tree's SELinux policy, if it is labelled; ``as_etc``: /usr/etc counts as /etc."""
-
-    policy: Any
-    as_etc: bool
-
-    def of(self, name: str, mode: int) -> str:
-        """Return the label of /``name``, or ""."""
-        if self.policy is None:
-            return ""
-        if self.as_etc and name.startswith("usr/etc/"):
-            name = name.removeprefix("usr/")
-        _, label = self.policy.get_label(f"/{name}", mode, None)
-        return label or ""
-
-
-def _write_tree(ostree: Any, repo: Any, tree: Tree, labels: _Labels, signatures: Signatures) -> Any:
+def _write_tree(ostree: Any, repo: Any, tree: Tree, policy: Any, signatures: Signatures) -> Any:
     """Write all objects and return the mutable tree.
 
     A callback into Python for each file's attributes would cost more than the files; so
     they are skipped, and the few files that have some are written on their own.
     """
     written = {
-        name: _write_with_attributes(repo, tree, name, attributes, labels)
+        name: _write_with_attributes(repo, tree, name, attributes, policy)
         for name, attributes in sorted(_with_attributes(tree, signatures))
     }
     flags = ostree.RepoCommitModifierFlags
     modifier = ostree.RepoCommitModifier.new(flags.SKIP_XATTRS | flags.CONSUME, None, None)
-    if labels.policy is not None:
-        modifier.set_sepolicy(labels.policy)
-    etc = None
-    if labels.policy is not None and labels.as_etc and tree.is_dir(_ETC):
-        etc = _write_as_etc(ostree, repo, tree, modifier)
+    if policy is not None:
+        modifier.set_sepolicy(policy)
     mtree = ostree.MutableTree.new()
-    _write_directory(repo, tree.root, mtree, modifier)
-    if etc is not None:
-        _, usr = mtree.ensure_dir("usr")
-        _, directory = usr.ensure_dir("etc")
-        directory.fill_empty_from_dirtree(repo, *etc)
+    descriptor = os.open(tree.root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        repo.write_dfd_to_mtree(descriptor, ".", mtree, modifier, None)
+    finally:
+        os.close(descriptor)
     for name, checksum in written.items():
         # walk() leads to the directory of the path's last component.
         _, directory = mtree.walk(name.split("/"), 0)
         directory.replace_file(name.rpartition("/")[2], checksum)
     return mtree
-
-
-def _write_directory(repo: Any, path: Path, mtree: Any, modifier: Any) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        repo.write_dfd_to_mtree(descriptor, ".", mtree, modifier, None)
-    finally:
-        os.close(descriptor)
-
-
-def _write_as_etc(ostree: Any, repo: Any, tree: Tree, modifier: Any) -> tuple[str, str]:
-    """Write /usr/etc under the name /etc, which its labels depend on; consumes it.
-
-    libostree has a flag for that from 2024 on.  Returns its dirtree and its dirmeta.
-    """
-    beside = tree.root.with_name(f"{tree.root.name}-etc")
-    beside.mkdir()
-    tree.path(_ETC).rename(beside / "etc")
-    mtree = ostree.MutableTree.new()
-    _write_directory(repo, beside, mtree, modifier)
-    _, root = repo.write_mtree(mtree, None)
-    etc = root.resolve_relative_path("etc")
-    etc.ensure_resolved()
-    return etc.tree_get_contents_checksum(), etc.tree_get_metadata_checksum()
 
 
 _Attributes = tuple[tuple[str, bytes], ...]
@@ -264,15 +202,17 @@ def _with_attributes(tree: Tree, signatures: Signatures) -> Iterator[tuple[str, 
 
 
 def _write_with_attributes(
-    repo: Any, tree: Tree, name: str, attributes: _Attributes, labels: _Labels
+    repo: Any, tree: Tree, name: str, attributes: _Attributes, policy: Any
 ) -> str:
     from gi.repository import GLib
 
     path = tree.root / name
     status = path.lstat()
     xattrs = [(key.encode() + b"\0", value) for key, value in attributes]
-    if label := labels.of(name, status.st_mode):
-        xattrs.append((b"security.selinux\0", label.encode() + b"\0"))
+    if policy is not None:
+        _, label = policy.get_label(f"/{name}", status.st_mode, None)
+        if label:
+            xattrs.append((b"security.selinux\0", label.encode() + b"\0"))
     variant = GLib.Variant("a(ayay)", sorted(xattrs))
     checksum = repo.write_regfile_inline(
         None,

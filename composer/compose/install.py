@@ -24,7 +24,7 @@ from composer.compose.tree import BadTree, Tree
 from composer.compose.treefile import Treefile
 from composer.errors import CommandFailed, ComposerError, MissingRequirement, NoSpace
 from composer.progress import Report, Step
-from composer.system.sandbox import Bind, OutputTail, Sandbox, TimeLimitExceeded
+from composer.system.sandbox import ENVIRONMENT, Bind, OutputTail, Sandbox, TimeLimitExceeded
 
 RPMDB = "usr/share/rpm"
 _RPMDB_LINKS = (
@@ -166,6 +166,7 @@ def _job(
         "_db_backend": backend,
         "_rpmlock_path": f"/{RPMDB}/.rpm.lock",
         "_tmppath": "/var/tmp",
+        "_install_script_path": f"/{rpm_child.INSTEAD}:{ENVIRONMENT['PATH']}",
         # What the host's macros say about these must not get into the tree.
         "_install_langs": ":".join(treefile.install_langs) or "all",
         "_excludedocs": "0",
@@ -201,8 +202,9 @@ def _run(
         sandbox.run(
             [_PYTHON, "-I", _CHILD],
             stdin=json.dumps({**job, "lifeline": lifeline}).encode(),
-            # librpm takes install times from it, one second apart.
-            env={"SOURCE_DATE_EPOCH": str(timestamp)},
+            # librpm takes install times from SOURCE_DATE_EPOCH, one second apart; systemctl
+            # need not find out that there is no systemd to talk to.
+            env={"SOURCE_DATE_EPOCH": str(timestamp), "SYSTEMD_OFFLINE": "1"},
             pass_fds=(*descriptors, lifeline),
             on_line=events,
         )

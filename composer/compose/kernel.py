@@ -21,6 +21,8 @@ from composer.system.sandbox import Bind, Sandbox
 _MODULES = "usr/lib/modules"
 _OSTREE_BOOT = "usr/lib/ostree-boot"
 _KERNEL_INSTALL = "usr/lib/kernel/install.conf.d/00-jigdo-composer.conf"
+# What scriptlets of a kernel call the initramfs that they make.
+_INITRAMFS_NAMES = (("initramfs-", ".img"), ("initrd.img-", ""))
 _DRACUT = "usr/bin/dracut"
 _DEPMOD = ("usr/sbin/depmod", "usr/bin/depmod")
 _DRACUT_OSTREE = "usr/lib/dracut/modules.d/98ostree"
@@ -77,8 +79,11 @@ def _from_boot(tree: Tree) -> None:
     for path in sorted(boot.glob("vmlinuz-*")):
         version = path.name.removeprefix("vmlinuz-")
         _take(tree, path, f"{_MODULES}/{version}/vmlinuz")
-        for name in (f"initramfs-{version}.img", f"initrd.img-{version}"):
-            _take(tree, boot / name, f"{_MODULES}/{version}/initramfs.img")
+    for prefix, suffix in _INITRAMFS_NAMES:
+        for path in sorted(boot.glob(f"{prefix}*{suffix}")):
+            version = path.name.removeprefix(prefix).removesuffix(suffix)
+            if tree.is_file(f"{_MODULES}/{version}/vmlinuz"):
+                _take(tree, path, f"{_MODULES}/{version}/initramfs.img")
 
 
 def _take(tree: Tree, source: Path, name: str) -> None:
@@ -118,8 +123,10 @@ def _make_initramfs(
     tree: Tree, version: str, arguments: Sequence[str], timestamp: int, report: Report
 ) -> None:
     image = f"{_MODULES}/{version}/initramfs.img"
-    if not tree.is_file(_DRACUT) or (tree.exists(image) and not arguments):
+    if not tree.is_file(_DRACUT):
         return
+    # One that a scriptlet made knows nothing of what changed since, and differs each time.
+    tree.remove(image)
     report(Step("initramfs", item=version))
     # This machine's hardware is no part of the input; dracut's configuration in the tree may
     # ask for it, and arguments that do come later and win.

@@ -357,7 +357,6 @@ class Keys:
     selinux_label_version = Key(
         whole(0, 1), Merge.NEAREST, 0,
         "`1`: files of `/usr/etc` get the labels of `/etc`.",
-        state=State.NOT_YET,
     )
     ima = Key(
         FLAG, Merge.NEAREST, False,

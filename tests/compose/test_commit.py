@@ -117,7 +117,7 @@ def test_configuration_can_be_labelled_as_what_it_becomes(tmp_path: Path, versio
     value = bytes.fromhex("0100000200040000000000000000000000000000")
     os.setxattr(tree.path("usr/etc/capable"), "security.capability", value)
     repository = Repository.create(tmp_path / "repo", mode="bare-user")
-    commit_as_test(repository, tree, request(selinux=True, selinux_label_version=version))
+    commit_as_test(repository, tree, request(selinux=True, label_version=version))
 
     def label(name: str) -> str:
         return attributes(repository, name)[b"security.selinux"].split(b":")[2].decode()

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from composer.checksum import ContentDigest
-from composer.compose.commit import CommitFailed, NoPolicy, Signing
+from composer.compose.commit import CommitFailed, Signing
 from composer.compose.install import ScriptletFailed
+from composer.compose.labels import NoPolicy
 from composer.compose.pipeline import ComposeRequest, ComposeResult, compose
 from composer.compose.postprocess import ScriptFailed
 from composer.errors import ComposerError, NoSpace, NothingNew, UsageError
@@ -205,27 +206,65 @@ def test_selinux_without_a_policy_is_told(tmp_path: Path) -> None:
     assert "selinux: false" in caught.value.hint
 
 
-def test_labels_come_from_the_trees_own_policy(tmp_path: Path) -> None:
-    contexts = "/.*\tsystem_u:object_r:default_t:s0\n/usr/bin/.*\tsystem_u:object_r:bin_t:s0\n"
+def _policy() -> Spec:
+    contexts = {
+        "/.*": "default_t",
+        "/usr/bin/.*": "bin_t",
+        "/etc/.*": "etc_t",
+        "/etc/secret.*": "shadow_t",
+        "/usr/etc/.*": "usr_t",
+    }
+    lines = [f"{path}\tsystem_u:object_r:{label}:s0\n" for path, label in contexts.items()]
     files = {
         "/etc/selinux/config": File("SELINUX=enforcing\nSELINUXTYPE=mini\n"),
-        "/etc/selinux/mini/contexts/files/file_contexts": File(contexts),
+        "/etc/selinux/mini/contexts/files/file_contexts": File("".join(lines)),
         "/etc/selinux/mini/policy/policy.33": File("stands for a policy"),
+        "/etc/secret": File("x"),
+        "/etc/secret-capable": File("x", "0755", mark="%caps(cap_net_raw=ep)"),
         "/usr/bin/capable": File("x", "0755", mark="%caps(cap_net_raw=ep)"),
     }
-    treefile, place = small(tmp_path, "", Spec("policy", files=files))
+    return Spec("policy", files=files)
+
+
+def _attributes(tmp_path: Path, *names: str) -> list[str]:
+    return [ostree(tmp_path / "repo", "ls", "-X", "small", name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("version", "config", "secret"), [(0, "usr_t", "usr_t"), (1, "etc_t", "shadow_t")]
+)
+def test_labels_come_from_the_trees_own_policy(
+    tmp_path: Path, version: int, config: str, secret: str
+) -> None:
+    treefile, place = small(tmp_path, f"selinux-label-version: {version}\n", _policy())
     treefile.write_text(treefile.read_text().replace("selinux: false", "selinux: true"))
     run(tmp_path, treefile, base=place)
-
-    def attributes(name: str) -> str:
-        return ostree(tmp_path / "repo", "ls", "-X", "small", name)
-
-    assert "default_t" in attributes("/usr/etc/selinux/config")
-    assert "bin_t" in attributes("/usr/bin/busybox")
-    capable = attributes("/usr/bin/capable")
-    assert "bin_t" in capable
-    assert "security.capability" in capable
+    names = ("/usr/etc/selinux/config", "/usr/etc/secret", "/usr/bin/busybox", "/usr/share")
+    labels = (config, secret, "bin_t", "default_t")
+    for listed, label in zip(_attributes(tmp_path, *names), labels, strict=True):
+        assert f":{label}:s0" in listed.splitlines()[0]
+    # Files with capabilities are written on their own.
+    capable = ("/usr/etc/secret-capable", "/usr/bin/capable")
+    for listed, label in zip(_attributes(tmp_path, *capable), (secret, "bin_t"), strict=True):
+        assert f":{label}:s0" in listed
+        assert "security.capability" in listed
+    # What the substitution was made with is nothing of the commit's.
+    assert "subs" not in ostree(tmp_path / "repo", "ls", "-R", "small", "/usr/etc/selinux")
     assert "no errors" in ostree(tmp_path / "repo", "fsck")
+
+
+@pytest.mark.parametrize("link", ["/etc/selinux/mini", "/etc/selinux/mini/contexts"])
+def test_policy_that_a_link_leads_to_is_looked_up_in_the_tree(tmp_path: Path, link: str) -> None:
+    # Outside, where a link of the tree must not lead, is another policy.
+    outside = tmp_path / "outside/mini/contexts/files"
+    outside.mkdir(parents=True)
+    (outside / "file_contexts").write_text("/.*\tsystem_u:object_r:outside_t:s0\n")
+    target = f"{tmp_path}/outside/mini{link.removeprefix('/etc/selinux/mini')}"
+    script = {"%posttrans": f"rm -r {link}; ln -s {target} {link}"}
+    treefile, place = small(tmp_path, "", _policy(), Spec("hostile", scripts=script))
+    treefile.write_text(treefile.read_text().replace("selinux: false", "selinux: true"))
+    with pytest.raises(NoPolicy):
+        run(tmp_path, treefile, base=place)
 
 
 def test_kernel_goes_where_ostree_looks(tmp_path: Path) -> None:
@@ -271,6 +310,23 @@ def test_initramfs_is_made_by_the_trees_dracut(tmp_path: Path) -> None:
     run(tmp_path, treefile, base=place)
     names = ostree(tmp_path / "repo", "ls", "-R", "small", "/usr/lib/modules")
     assert "initramfs.img" not in names
+
+
+def test_initramfs_of_a_scriptlet_is_made_anew(tmp_path: Path) -> None:
+    files = {
+        "/usr/lib/modules/6.1/vmlinuz": File("kernel"),
+        "/usr/bin/dracut": File(
+            '#!/usr/bin/sh\nfor last; do :; done\necho new > "$last"\n', "0755"
+        ),
+        "/boot": File(directory=True, mode="0755"),
+    }
+    script = {"%posttrans": "echo $$ > /boot/initramfs-6.1.img"}
+    kernel = Spec("kernel", files=files, scripts=script)
+    treefile, place = small(tmp_path, "boot-location: modules\n", kernel)
+    run(tmp_path, treefile, base=place)
+    made = ostree(tmp_path / "repo", "cat", "small", "/usr/lib/modules/6.1/initramfs.img")
+    assert made == "new\n"
+    assert "initramfs-6.1.img" not in ostree(tmp_path / "repo", "ls", "-R", "small")
 
 
 def test_users_keep_their_numbers(tmp_path: Path) -> None:
