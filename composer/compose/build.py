@@ -12,11 +12,15 @@ from pathlib import Path
 from composer.checksum import ObjectChecksum
 from composer.compose.account_check import ExpectedAccounts, require_agreement
 from composer.compose.commit import CommitRequest, Signing, commit
+from composer.compose.ima import read_signatures
 from composer.compose.install import KnownAccounts, install
+from composer.compose.layers import Layer, lay
 from composer.compose.layout import arrange
 from composer.compose.metadata import Origin
 from composer.compose.packages import ComposedPackage
 from composer.compose.postprocess import postprocess
+from composer.compose.removal import remove_from_packages
+from composer.compose.rpmdb import DEFAULT, convert_for_tree
 from composer.compose.tree import Tree
 from composer.compose.treefile import Treefile
 from composer.ostree.repo import Repository
@@ -25,7 +29,11 @@ from composer.progress import Report, Step
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What a commit is made of.  ``parent`` is "" for a commit without one."""
+    """What a commit is made of.
+
+    ``parent`` is "" for a commit without one; ``backend`` is librpm's for the database;
+    ``layers`` are in the repository at ``layered``.
+    """
 
     treefile: Treefile
     packages: tuple[ComposedPackage, ...]
@@ -36,6 +44,9 @@ class Build:
     timestamp: int
     input_digest: str
     origin: Origin = field(default_factory=Origin)
+    backend: str = DEFAULT
+    layers: tuple[Layer, ...] = ()
+    layered: Path | None = None
 
 
 def build(
@@ -60,10 +71,26 @@ def build(
         timestamp=wanted.timestamp,
         known=wanted.known,
         report=report,
+        backend=wanted.backend,
     )
+    signatures = read_signatures(tree, wanted.packages) if treefile.ima else {}
     report(Step("postprocess", item="layout"))
-    arrange(tree)
-    kernel = postprocess(tree, treefile, scratch=work, timestamp=wanted.timestamp, report=report)
+    removals = [(r.package, r.patterns, r.where) for r in treefile.remove_from_packages]
+    remove_from_packages(tree, wanted.packages, removals)
+    overlaid = treefile.opt_usrlocal_overlays
+    arrange(tree, opt_usrlocal="state-overlay" if overlaid else treefile.opt_usrlocal)
+    if treefile.rpmdb == "target":
+        convert_for_tree(tree, scratch=work, timestamp=wanted.timestamp)
+    if wanted.layered is not None:
+        lay(tree, Repository.open(wanted.layered), wanted.layers)
+    kernel = postprocess(
+        tree,
+        treefile,
+        version=wanted.version,
+        scratch=work,
+        timestamp=wanted.timestamp,
+        report=report,
+    )
     require_agreement(tree, wanted.expected)
     report(Step("commit", item=treefile.ref))
     return commit(
@@ -80,5 +107,6 @@ def build(
             label_version=treefile.selinux_label_version,
             signing=signing,
             origin=wanted.origin,
+            signatures=signatures,
         ),
     )

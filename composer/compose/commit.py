@@ -195,7 +195,9 @@ def _with_attributes(tree: Tree, signatures: Signatures) -> Iterator[tuple[str, 
             if signatures:
                 status = os.lstat(path)
                 signed = signatures.get((status.st_dev, status.st_ino))
-                if signed is not None and signed.covers(Path(path)):
+                # Another file may have the number of one that is gone.
+                regular = stat.S_ISREG(status.st_mode)
+                if signed is not None and regular and signed.covers(Path(path)):
                     found.append((IMA, signed.signature))
             if found:
                 yield os.path.relpath(path, tree.root), tuple(found)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from composer.compose import rpm_child
 from composer.compose.accounts import Accounts, complete_shadow, plan, require_owners
+from composer.compose.content import DeviceInTree
 from composer.compose.headers import PackageFacts, read_facts, read_texts
 from composer.compose.packages import ComposedPackage
 from composer.compose.tree import BadTree, Tree
@@ -80,14 +81,17 @@ def install(
     """Install ``packages`` into the empty ``tree``.
 
     ``timestamp`` becomes the install time in the rpmdb, which ``backend`` writes.  Raises
-    ScriptletFailed, TransactionFailed, UnknownOwner, NoSpace, MissingRequirement.
+    ScriptletFailed, TransactionFailed, UnknownOwner, DeviceInTree, NoSpace,
+    MissingRequirement.
     """
     facts = read_facts(packages)
+    if not treefile.ignore_devices:
+        _require_no_device(facts)
     accounts = _plan(facts, known)
     _prepare(tree, accounts)
     owner = next((i for i, f in enumerate(facts) if "/etc/passwd" in f.passwd), -1)
     with _descriptors(packages) as descriptors:
-        job = _job(packages, descriptors, treefile, accounts, owner, backend)
+        job = _job(packages, descriptors, treefile, facts, accounts, owner, backend)
         _run(tree, job, descriptors, timestamp, report)
     require_owners(tree, facts)
     complete_shadow(tree)
@@ -157,6 +161,7 @@ def _job(
     packages: Sequence[ComposedPackage],
     descriptors: Sequence[int],
     treefile: Treefile,
+    facts: Sequence[PackageFacts],
     accounts: Accounts,
     owner: int,
     backend: str,
@@ -170,7 +175,8 @@ def _job(
         # What the host's macros say about these must not get into the tree.
         "_install_langs": ":".join(treefile.install_langs) or "all",
         "_excludedocs": "0",
-        "_netsharedpath": "%{nil}",
+        # Whole paths that librpm leaves out; it may make no device here, and a commit has none.
+        "_netsharedpath": _macro(":".join(d for f in facts for d in f.devices if ":" not in d)),
         "__transaction_plugins": "%{nil}",
     }
     return {
@@ -183,6 +189,19 @@ def _job(
         ],
         "accounts": {"package": owner, "passwd": accounts.passwd, "group": accounts.group},
     }
+
+
+def _macro(text: str) -> str:
+    return text.replace("%", "%%") or "%{nil}"
+
+
+def _require_no_device(facts: Sequence[PackageFacts]) -> None:
+    for package in facts:
+        for path in package.devices:
+            raise DeviceInTree(
+                f"{package.nevra}: {path}: a device file, which a commit cannot hold",
+                hint="`ignore-devices: true` leaves them out",
+            )
 
 
 def _run(

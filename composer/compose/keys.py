@@ -274,13 +274,11 @@ class Keys:
     )
     ostree_layers = Key(
         STRINGS, Merge.PARENT_FIRST, (),
-        "Refs of the target repository to add to the tree; a file that is there is an error.",
-        state=State.NOT_YET,
+        "Refs of the target repository to add to the tree; a file that differs is an error.",
     )
     ostree_override_layers = Key(
         STRINGS, Merge.PARENT_FIRST, (),
         "Refs of the target repository to add to the tree; their files replace others.",
-        state=State.NOT_YET,
     )
     recommends = Key(
         FLAG, Merge.NEAREST, True,
@@ -307,7 +305,6 @@ class Keys:
         FLAG, Merge.NEAREST, True,
         "Whether `/etc/machine-id` is there, empty; `false` makes the first boot apply the "
         "presets, and forbids `units`.",
-        state=State.NOT_YET,
     )
     postprocess = Key(
         list_of(SCRIPT, "scripts"), Merge.PARENT_FIRST, (),
@@ -317,12 +314,10 @@ class Keys:
     postprocess_script: Key[Path | None] = Key(
         FILE, Merge.NEAREST, None,
         "A script to run in the tree after those of `postprocess`.",
-        state=State.NOT_YET,
     )
     add_files: Key[tuple[AddFile, ...]] = Key(
         list_of(ADD_FILE, "[file, path in the tree]"), Merge.PARENT_FIRST, (),
         "Files beside the treefile, or below its directory, to copy into the tree.",
-        state=State.NOT_YET,
     )
     remove_files = Key(
         list_of(TREE_PATH, "paths in the tree"), Merge.PARENT_FIRST, (),
@@ -331,7 +326,6 @@ class Keys:
     remove_from_packages: Key[tuple[RemoveFrom, ...]] = Key(
         list_of(REMOVE_FROM, "[package, expression...]"), Merge.PARENT_FIRST, (),
         "Files of a package to leave out: regular expressions, searched in their paths.",
-        state=State.NOT_YET,
     )
     automatic_version_prefix = Key(
         WORD_OR_NUMBER, Merge.NEAREST, "",
@@ -347,7 +341,7 @@ class Keys:
         WORD_OR_NUMBER, Merge.NEAREST, "",
         "What in `VERSION` and `PRETTY_NAME` of `/usr/lib/os-release` the commit's version "
         "replaces; it becomes `OSTREE_VERSION` too.",
-        state=State.NOT_YET, expands=_whole_string,
+        expands=_whole_string,
     )
     selinux = Key(
         FLAG, Merge.NEAREST, True,
@@ -361,18 +355,16 @@ class Keys:
     ima = Key(
         FLAG, Merge.NEAREST, False,
         "Whether the IMA signatures of packages' files come into the commit.",
-        state=State.NOT_YET,
     )
     boot_location = Key(
         one_of("new", "modules", "kernel-install"), Merge.NEAREST, "new",
         "`modules`: the kernel is in `/usr/lib/modules/<version>`; `new`: also in "
-        "`/usr/lib/ostree-boot`; `kernel-install`: as `modules`, for systemd's kernel-install.",
-        aliases=("boot_location",), pending=("kernel-install",),
+        "`/usr/lib/ostree-boot`; `kernel-install`: as `modules`, and kernel-install is told so.",
+        aliases=("boot_location",),
     )
     initramfs_args = Key(
         list_of(TEXT, "strings"), Merge.PARENT_FIRST, (),
-        "Further arguments of dracut.",
-        state=State.NOT_YET,
+        "Arguments of dracut; they come after `--no-hostonly`.",
     )
     no_initramfs = Key(
         FLAG, Merge.NEAREST, False,
@@ -387,38 +379,33 @@ class Keys:
         Merge.NEAREST, "var",
         "`/opt` and `/usr/local`: links into `/var`; with `root`, directories of the tree; with "
         "`state-overlay`, directories that the machine may write over.",
-        state=State.NOT_YET,
     )
     opt_usrlocal_overlays = Key(
         FLAG, Merge.NEAREST, False,
         "`true`: the same as `opt-usrlocal: state-overlay`; an old name.",
-        state=State.NOT_YET,
     )
     readonly_executables = Key(
         FLAG, Merge.NEAREST, False,
         "Whether executables lose their write permissions.",
-        state=State.NOT_YET,
     )
     ignore_devices = Key(
         FLAG, Merge.NEAREST, True,
         "Whether device files are left out of the commit; `false` makes them an error.",
-        state=State.NOT_YET,
     )
     sysusers = Key(
         one_of("compose-auto", "compose-forced"), Merge.NEAREST, "compose-auto",
-        "Whether systemd-sysusers runs although the tree's rpm does not ask for it.",
-        state=State.NOT_YET,
+        "When users and groups of sysusers.d are made: here always, before the packages are "
+        "installed.",
     )
     etc_group_members = Key(
         STRINGS, Merge.PARENT_FIRST, (),
-        "Groups that stay in `/etc/group`, so that people can become members.",
-        state=State.NOT_YET,
+        "Groups that are in `/etc/group` too where others are in `/usr/lib/group`, so that people "
+        "can become members.",
     )
     preserve_passwd = Key(
         FLAG, Merge.NEAREST, True,
         "Whether users and groups of the previous commit, or of the files that are checked "
-        "against, keep their numbers.",
-        state=State.NOT_YET,
+        "against, keep their numbers; where they are in `/usr/lib` or in a file, all stay.",
     )
     check_passwd: Key[AccountCheck] = Key(
         CHECK_PASSWD, Merge.NEAREST, AccountCheck("previous"),
@@ -429,34 +416,29 @@ class Keys:
     check_groups: Key[AccountCheck] = Key(
         CHECK_GROUPS, Merge.NEAREST, AccountCheck("previous"),
         "The same for groups, with `entries: {name: gid}`.",
-        state=State.NOT_YET,
     )
     ignore_removed_users = Key(
         set_of(WORD, "strings"), Merge.TOGETHER, (),
         "Users that may disappear; `*` means all.",
-        state=State.NOT_YET,
     )
     ignore_removed_groups = Key(
         set_of(WORD, "strings"), Merge.TOGETHER, (),
         "Groups that may disappear; `*` means all.",
-        state=State.NOT_YET,
     )
     rpmdb = Key(
         one_of("target", "host", "bdb", "sqlite", "ndb", also={"b-d-b": "bdb"}),
         Merge.NEAREST, "target",
-        "The format of the package database; `target` is what the tree's rpm reads.",
-        state=State.NOT_YET,
+        "The format of the package database: `target` is what the tree's rpm reads, `host` and "
+        "`sqlite` what is usual now; `ndb` and `bdb` where this machine's librpm has them.",
     )
     rpmdb_normalize = Key(
         FLAG, Merge.NEAREST, False,
-        "Whether the package database is made the same each time.",
-        state=State.NOT_YET,
+        "Whether the package database is made the same each time; here it always is.",
     )
     container = Key(
         FLAG, Merge.NEAREST, False,
         "`true`: a tree without kernel.  It makes `boot-location: modules`, `selinux: false`, "
         "`tmp-is-dir: true`, `preserve-passwd: false`, and checks neither users nor groups.",
-        state=State.NOT_YET,
     )
     container_cmd = Key(
         STRINGS, Merge.NEAREST, (),

@@ -19,10 +19,13 @@ from composer.compose.again import build_again
 from composer.compose.build import Build, build
 from composer.compose.commit import Previous, Signing, previous
 from composer.compose.depsolve import Solution, solving
+from composer.compose.layers import Layer, resolve_layers
 from composer.compose.metadata import Origin, origin_of
 from composer.compose.packages import ComposedPackage, fetch
 from composer.compose.phases import Stopwatch
+from composer.compose.postprocess import require_possible
 from composer.compose.reproduce import require_same
+from composer.compose.rpmdb import backend
 from composer.compose.treefile import Treefile, load
 from composer.compose.version import next_version
 from composer.compose.workspace import workspace
@@ -32,7 +35,7 @@ from composer.progress import Report, Step
 from composer.system.sandbox import require_sandbox
 
 # Part of the input digest: another number where the same input gives another tree.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,8 @@ class _Plan:
     version: str
     input_digest: str
     timestamp: int
+    layers: tuple[Layer, ...]
+    database: str
     origin: Origin = field(default_factory=Origin)
 
 
@@ -112,10 +117,13 @@ def compose(request: ComposeRequest, report: Report) -> ComposeResult:
 def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
     treefile = load(request.treefile, basearch=request.basearch)
     treefile.require_complete()
+    require_possible(treefile)
+    database = backend(treefile.rpmdb)
     if not request.dry_run:
         require_sandbox()
     repository = Repository.open(request.repo) if _is_there(request.repo) else None
     before = previous(repository, treefile.ref) if repository else Previous()
+    layers = resolve_layers(repository, treefile.ostree_layers, treefile.ostree_override_layers)
     cachedir = request.cachedir.absolute()
     with workspace(cachedir) as work:
         report(Step("solve", item=treefile.ref))
@@ -125,7 +133,7 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
             cachedir=cachedir / "repos",
             scratch=work / "dnf",
         ) as (solution, base):
-            plan = _plan(treefile, before, solution)
+            plan = _plan(treefile, before, solution, layers, database)
             again = request.force or request.check_reproducible
             unchanged = before.input_digest == plan.input_digest and not again
             if unchanged and request.is_published(treefile.ref, before.commit):
@@ -148,13 +156,23 @@ def _is_there(repo: Path) -> bool:
     return False
 
 
-def _plan(treefile: Treefile, before: Previous, solution: Solution) -> _Plan:
+def _plan(
+    treefile: Treefile,
+    before: Previous,
+    solution: Solution,
+    layers: tuple[Layer, ...],
+    database: str,
+) -> _Plan:
     state = hashlib.sha256(f"{_FORMAT} {treefile.digest()}\n".encode())
     for package in solution.packages:
         state.update(f"{package.nevra} {package.algorithm}:{package.checksum}\n".encode())
+    for layer in layers:
+        state.update(f"{layer.described()}\n".encode())
     return _Plan(
         treefile=treefile,
         before=before,
+        layers=layers,
+        database=database,
         version=next_version(
             treefile.automatic_version_prefix,
             before.version,
@@ -214,6 +232,9 @@ def _build(
         timestamp=plan.timestamp,
         input_digest=plan.input_digest,
         origin=plan.origin,
+        backend=plan.database,
+        layers=plan.layers,
+        layered=request.repo if plan.layers else None,
     )
     created = repository is None
 
@@ -252,6 +273,16 @@ def _result(
         solution=solution,
         before=plan.before.packages,
         created=created,
-        warnings=plan.treefile.warnings,
         fixed=fixed(plan.before.advisories, plan.origin.advisories, plan.before.packages),
+        warnings=(*plan.treefile.warnings, *_without_package(plan.treefile, solution)),
     )
+
+
+def _without_package(treefile: Treefile, solution: Solution) -> list[str]:
+    """Say which of ``remove-from-packages`` have no effect; a shared treefile may have such."""
+    names = {package.nevra.name for package in solution.packages}
+    return [
+        f"{removal.where}: the tree has no package {removal.package}"
+        for removal in treefile.remove_from_packages
+        if removal.package not in names
+    ]

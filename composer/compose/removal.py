@@ -31,19 +31,17 @@ class BadPattern(ComposerError):
 
 def remove_from_packages(
     tree: Tree, packages: Iterable[ComposedPackage], removals: Iterable[Removal]
-) -> tuple[str, ...]:
+) -> None:
     """Remove what ``removals`` say from an installed ``tree``.
 
-    Returns a warning for each package that the tree does not have, which is no error: the
-    same treefile is included by trees with it and without.  Raises BadPattern.
+    A package that is not in the tree is no error: the same treefile is included by trees
+    with it and without.  Raises BadPattern.
     """
     wanted: dict[str, list[Any]] = {}
-    places: dict[str, str] = {}
     for name, patterns, where in removals:
         wanted.setdefault(name, []).extend(_compiled(pattern, where) for pattern in patterns)
-        places.setdefault(name, where)
     if not wanted:
-        return ()
+        return
     doomed: set[str] = set()
     kept: set[str] = set()
     for package in packages:
@@ -53,9 +51,7 @@ def remove_from_packages(
                 doomed.update(_with_directories(path, matches))
             else:
                 kept.add(path)
-        places.pop(package.ref.nevra.name, None)
     _remove(tree, doomed - kept)
-    return tuple(f"{where}: the tree has no package {name}" for name, where in places.items())
 
 
 def _compiled(pattern: str, where: str) -> Any:

@@ -37,7 +37,7 @@ def backend(key: str) -> str:
     with tempfile.TemporaryDirectory(prefix="rpmdb-") as scratch:
         run(["rpm", f"--define=_db_backend {key}", f"--define=_dbpath {scratch}", "--initdb"])
         # librpm warns of a backend that it does not have, and pretends that all is well.
-        if any(Path(scratch).iterdir()):
+        if any(path.name != ".rpm.lock" for path in Path(scratch).iterdir()):
             return key
     raise MissingRequirement(
         f"rpmdb: {key}: librpm of this machine cannot write such a database",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from composer.checksum import ObjectChecksum
 from composer.compose.commit import CommitRequest, commit
 from composer.compose.ima import read_signatures
 from composer.compose.tree import Tree
@@ -52,18 +53,9 @@ def request(**more: object) -> CommitRequest:
     )
 
 
-def commit_as_test(repository: Repository, tree: Tree, wanted: CommitRequest) -> None:
-    """Commit, and let the ref ``test`` lead there."""
-    checksum = commit(repository, tree, wanted)
-    with repository.transaction():
-        repository.set_ref("test", checksum)
-
-
-def attributes(repository: Repository, name: str) -> dict[bytes, bytes]:
-    command = ["ostree", f"--repo={repository.path}", "ls", "-C", "test", name]
+def attributes(repository: Repository, checksum: ObjectChecksum, name: str) -> dict[bytes, bytes]:
+    command = ["ostree", f"--repo={repository.path}", "ls", "-C", str(checksum), name]
     line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    from composer.checksum import ObjectChecksum
-
     header, _, _ = repository.content(ObjectChecksum.parse(line.split()[4]))
     return dict(header.xattrs)
 
@@ -82,10 +74,10 @@ def test_signatures_of_packages_go_with_unchanged_files(tmp_path: Path) -> None:
     tree.path("/usr/lib/b").write_text("changed in place")
     tree.path("/usr/lib/a").rename(tree.path("/usr/moved"))
     repository = Repository.create(tmp_path / "repo", mode="bare-user")
-    commit_as_test(repository, tree, request(signatures=signatures))
-    assert attributes(repository, "/usr/moved") == {b"security.ima": SIGNATURE}
+    done = commit(repository, tree, request(signatures=signatures))
+    assert attributes(repository, done, "/usr/moved") == {b"security.ima": SIGNATURE}
     for name in names[1:]:
-        assert attributes(repository, name) == {}
+        assert attributes(repository, done, name) == {}
 
 
 def test_signature_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -117,10 +109,10 @@ def test_configuration_can_be_labelled_as_what_it_becomes(tmp_path: Path, versio
     value = bytes.fromhex("0100000200040000000000000000000000000000")
     os.setxattr(tree.path("usr/etc/capable"), "security.capability", value)
     repository = Repository.create(tmp_path / "repo", mode="bare-user")
-    commit_as_test(repository, tree, request(selinux=True, label_version=version))
+    done = commit(repository, tree, request(selinux=True, label_version=version))
 
     def label(name: str) -> str:
-        return attributes(repository, name)[b"security.selinux"].split(b":")[2].decode()
+        return attributes(repository, done, name)[b"security.selinux"].split(b":")[2].decode()
 
     etc, shadow = ("usr_t", "usr_t") if version == 0 else ("etc_t", "shadow_t")
     assert label("/usr/lib/file") == "usr_t"
