@@ -53,6 +53,8 @@ class Reader:
         self._note(path, above, named)
         document = Document.read(path)
         self._take(document.value, Place(document, ()), (*above, path))
+        if not above:
+            _imply(self.said)
 
     def _note(self, path: Path, above: tuple[Path, ...], named: Place | None) -> None:
         real = os.path.realpath(path)
@@ -172,10 +174,10 @@ class Reader:
 
 def _imply(own: dict[str, list[Said]]) -> None:
     """Add the values that editions and containers stand for."""
-    for said in own.get("container", ()):
+    for said in own.get("container", ())[:1]:
         if said.value:
             for name, value in _OF_CONTAINER.items():
-                own[name] = [Said(BY_NAME[name], value, said.place)]
+                own[name] = [Said(BY_NAME[name], value, said.place), *own.get(name, ())]
     for said in own.get("edition", ()):
         if said.value == "2024":
             for name, value in _OF_EDITION_2024.items():

@@ -13,28 +13,9 @@ from hypothesis import strategies as st
 from composer.compose.document import Document, TreefileError
 from composer.compose.keys import KEYS
 from composer.compose.kinds import Place
-from composer.compose.schema import table
-from composer.compose.treefile import Treefile, load
+from composer.compose.treefile import load
 from composer.compose.values import AccountCheck, plain
-
-
-def write(directory: Path, name: str, text: str) -> Path:
-    path = directory / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
-
-
-def read(directory: Path, text: str, name: str = "fedora.yaml") -> Treefile:
-    return load(write(directory, name, text), basearch="x86_64")
-
-
-def refusal(directory: Path, text: str, name: str = "fedora.yaml") -> str:
-    with pytest.raises(TreefileError) as caught:
-        read(directory, text, name)
-    message = caught.value.message
-    assert message.startswith(str(directory))
-    return message.removeprefix(f"{directory}/")
+from tests.compose.treefiles import read, refusal, write
 
 
 def test_values_and_defaults(tmp_path: Path) -> None:
@@ -230,11 +211,6 @@ def test_every_row_has_a_default_that_its_own_check_takes() -> None:
     for key in KEYS:
         if key.default not in ("", None):
             assert key.kind.check(plain(key.default), place) == key.default, key.name
-
-
-def test_documented_table_is_the_rows() -> None:
-    text = (Path(__file__).parents[2] / "docs/treefile.md").read_text()
-    assert table() in text
 
 
 values = st.recursive(
