@@ -79,5 +79,9 @@ def build(
             selinux=treefile.selinux,
             signing=signing,
             origin=wanted.origin,
+            repo_metadata=treefile.repo_metadata,
+            advisories_metadata=treefile.advisories_metadata,
+            added=treefile.add_commit_metadata,
+            container_cmd=treefile.container_cmd,
         ),
     )
