@@ -67,7 +67,7 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
     show_default=True,
     help="Make the ref's current commit the parent.",
 )
-@click.option("--gpg-sign", metavar="KEYID", help="Sign the commit with this GPG key.")
+@click.option("--gpg-sign", metavar="KEYID", help="Sign with this GPG key, not the treefile's.")
 @click.option(
     "--gpg-homedir", type=click.Path(path_type=Path), help="GPG home directory with that key."
 )
@@ -91,7 +91,6 @@ def compose(
 ) -> None:
     """Compose TREEFILE into an OSTree commit; with --rpm-repo, its jigdo set too."""
     from composer.compose import pipeline
-    from composer.compose.commit import Signing
     from composer.compose.reproduce import NotReproducible
     from composer.mirror.publish import is_published
     from composer.system import seccomp
@@ -106,7 +105,8 @@ def compose(
         force=force_nocache,
         check_reproducible=check_reproducible,
         parent=parent,
-        signing=Signing(gpg_sign, str(gpg_homedir or "")) if gpg_sign else None,
+        gpg_key=gpg_sign or "",
+        gpg_homedir=str(gpg_homedir or ""),
         is_published=partial(is_published, rpm_repo) if rpm_repo else lambda ref, commit: True,
     )
     if not dry_run and not seccomp.is_available():
@@ -142,7 +142,7 @@ def _publish(
         ref=result.ref,
         output=rpm_repo,
         cachedir=request.cachedir,
-        gpg_key=request.signing.key if request.signing else "",
+        gpg_key=result.signing.key if result.signing else "",
         gpg_homedir=gpg_homedir,
     )
     packages = [LocalPackage(package.ref, package.path) for package in result.packages]

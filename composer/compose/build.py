@@ -108,5 +108,9 @@ def build(
             signing=signing,
             origin=wanted.origin,
             signatures=signatures,
+            repo_metadata=treefile.repo_metadata,
+            advisories_metadata=treefile.advisories_metadata,
+            added=treefile.add_commit_metadata,
+            container_cmd=treefile.container_cmd,
         ),
     )

@@ -442,8 +442,8 @@ class Keys:
     )
     container_cmd = Key(
         STRINGS, Merge.NEAREST, (),
-        "The command of a container image; a commit has none.",
-        state=State.ACCEPTED,
+        "The command of a container image made of the commit: `ostree.container-cmd` in its "
+        "metadata.",
     )
     cliwrap = Key(
         FLAG, Merge.NEAREST, False,
@@ -462,23 +462,22 @@ class Keys:
     )
     add_commit_metadata: Key[Mapping[str, object]] = Key(
         map_of(JSON, "mapping"), Merge.NAMES, {},
-        "Metadata of the commit.",
-        state=State.NOT_YET, expands=_strings_in,
+        "Metadata of the commit; a `version` here is the commit's.",
+        expands=_strings_in,
     )
     repo_metadata = Key(
-        _METADATA_PLACE, Merge.NEAREST, "inline",
+        _METADATA_PLACE, Merge.NEAREST, "detached",
         "Where the repositories and their times are noted: in the commit, beside it, or nowhere.",
-        aliases=("repo_metadata",), state=State.NOT_YET,
+        aliases=("repo_metadata",),
     )
     advisories_metadata = Key(
-        _METADATA_PLACE, Merge.NEAREST, "inline",
+        _METADATA_PLACE, Merge.NEAREST, "detached",
         "Where the advisories of the packages are noted: in the commit, beside it, or nowhere.",
-        state=State.NOT_YET,
     )
     gpg_key = Key(
         WORD, Merge.NEAREST, "",
-        "The GPG key that signs the commit.",
-        aliases=("gpg_key",), state=State.NOT_YET,
+        "The GPG key that signs the commit, where `--gpg-sign` names no other.",
+        aliases=("gpg_key",),
     )
     rojig: Key[Rojig | None] = Key(
         ROJIG, Merge.NEAREST, None,

@@ -44,6 +44,7 @@ class ComposeRequest:
 
     ``repositories`` maps ids to base URLs or directories.  ``parent`` is whether the
     ref's current commit becomes the parent; ``force`` composes although nothing changed.
+    ``gpg_key`` signs, instead of the treefile's; ``gpg_homedir`` "" is gpg's own.
     ``check_reproducible`` composes a second time, also when nothing changed, and moves the
     ref only when both commits are the same.
     ``is_published`` says of a ref and its commit whether all that is made of it is there:
@@ -59,7 +60,8 @@ class ComposeRequest:
     force: bool = False
     check_reproducible: bool = False
     parent: bool = True
-    signing: Signing | None = None
+    gpg_key: str = ""
+    gpg_homedir: str = ""
     is_published: Callable[[str, str], bool] = lambda ref, commit: True
 
 
@@ -71,8 +73,8 @@ class ComposeResult:
     commit, ``fixed`` the advisories that came since; ``created`` is whether the repository
     was made; ``warnings`` are the treefile's.  ``varied`` is what a second compose had
     otherwise and still came to the same commit; empty where there was none.  ``seconds`` are
-    those of each phase.  Where the ref's current commit only lacked being published, it is
-    that commit, with its packages.
+    those of each phase; ``signing`` is what signed.  Where the ref's current commit only
+    lacked being published, it is that commit, with its packages.
     """
 
     ref: str
@@ -86,6 +88,7 @@ class ComposeResult:
     varied: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    signing: Signing | None = None
     fixed: tuple[Advisory, ...] = ()
 
 
@@ -173,15 +176,26 @@ def _plan(
         before=before,
         layers=layers,
         database=database,
-        version=next_version(
-            treefile.automatic_version_prefix,
-            before.version,
-            suffix=treefile.automatic_version_suffix,
-            now=_given_time(int(time.time())),
-        ),
+        version=_version(treefile, before),
         input_digest=state.hexdigest(),
         timestamp=_given_time(solution.newest_build_time),
     )
+
+
+def _version(treefile: Treefile, before: Previous) -> str:
+    if isinstance(given := treefile.add_commit_metadata.get("version"), str):
+        return given
+    return next_version(
+        treefile.automatic_version_prefix,
+        before.version,
+        suffix=treefile.automatic_version_suffix,
+        now=_given_time(int(time.time())),
+    )
+
+
+def _signing(request: ComposeRequest, treefile: Treefile) -> Signing | None:
+    key = request.gpg_key or treefile.gpg_key
+    return Signing(key, request.gpg_homedir) if key else None
 
 
 def _given_time(otherwise: int) -> int:
@@ -242,7 +256,7 @@ def _build(
         return repository or Repository.create(request.repo, mode="bare-user")
 
     started = time.time()
-    checksum = build(wanted, target, work, report, signing=request.signing)
+    checksum = build(wanted, target, work, report, signing=_signing(request, plan.treefile))
     into = target()
     varied: tuple[str, ...] = ()
     if request.check_reproducible:
@@ -273,6 +287,7 @@ def _result(
         solution=solution,
         before=plan.before.packages,
         created=created,
+        signing=_signing(request, plan.treefile),
         fixed=fixed(plan.before.advisories, plan.origin.advisories, plan.before.packages),
         warnings=(*plan.treefile.warnings, *_without_package(plan.treefile, solution)),
     )

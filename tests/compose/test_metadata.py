@@ -6,7 +6,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from gi.repository import GLib
 
 from composer.checksum import ObjectChecksum
 from composer.compose.advisories import Advisory, fixed, metadata, read
+from composer.compose.history import advisories_of
 from composer.compose.metadata import BadMetadata, finished, joined, json_values
 from composer.ostree.repo import Repository
 from tests.commands import Done, jigdo, ostree
@@ -62,6 +64,10 @@ class Place:
         options = ["--repo", self.repo, "--cachedir", self.path / "cache", "--json"]
         options += ["--repository", f"base={self.rpms}", "--basearch", "x86_64"]
         return jigdo("compose", self.path / "os.yaml", *options, *words)
+
+    def say(self, keys: str) -> None:
+        with (self.path / "os.yaml").open("a") as treefile:
+            treefile.write(keys)
 
     def show(self, option: str, key: str) -> str:
         return ostree(self.repo, "show", f"--print-{option}-key={key}", "os/stable")
@@ -145,17 +151,68 @@ def newest_time(rpms: Path) -> int:
 
 
 @needs_root
-def test_signature_and_what_is_kept_beside_the_commit_stay_together(place: Place) -> None:
+@pytest.mark.parametrize("where", ["inline", "disabled"])
+def test_keys_say_where_it_goes(place: Place, where: str) -> None:
+    place.say(f"repo-metadata: {where}\nadvisories-metadata: {where}\n")
+    advise(place.rpms, OLD)
+    commit = ObjectChecksum.parse(place.compose().document["commit"])
+    repo = Repository.open(place.repo)
+    keys = {"rpmostree.rpmmd-repos", "rpmostree.advisories"}
+    assert keys & repo.commit(commit).metadata.keys() == (keys if where == "inline" else set())
+    assert repo.detached_metadata(commit) is None
+    assert [one.ident for one in advisories_of(repo, commit)] == ["EX-1"] * (where == "inline")
+
+
+@needs_root
+def test_treefile_adds_to_the_metadata_and_cannot_take_over_what_is_measured(
+    place: Place,
+) -> None:
+    place.say(
+        "variables: {snapshot: abc}\n"
+        "add-commit-metadata: {a.count: 3, a.git: '${snapshot}', version: '9.9', "
+        "rpmostree.inputhash: wrong, rpmostree.rpmmd-repos: mine}\n"
+        "repo-metadata: inline\nautomatic-version-prefix: '1'\ncontainer-cmd: [/sbin/init]\n"
+    )
+    assert place.compose().document["version"] == "9.9"
+    assert place.show("metadata", "a.count") == "int64 3"
+    assert place.show("metadata", "a.git") == "'abc'"
+    assert place.show("metadata", "version") == "'9.9'"
+    assert place.show("metadata", "rpmostree.rpmmd-repos") == "'mine'"
+    assert place.show("metadata", "ostree.container-cmd") == "['/sbin/init']"
+    assert len(place.show("metadata", "rpmostree.inputhash")) == 66
+
+
+@needs_root
+def test_key_of_the_treefile_signs(place: Place) -> None:
+    place.say("gpg-key: a@example.org\n")
+    with gpg_home(place) as home:
+        made = place.compose("--gpg-homedir", home, "--rpm-repo", place.path / "mirror").document
+    detached = Repository.open(place.repo).detached_metadata(ObjectChecksum.parse(made["commit"]))
+    assert detached is not None
+    assert "ostree.gpgsigs" in detached.unpack()
+    query = ["rpm", "-qp", "--qf", "%{RSAHEADER:pgpsig}%{DSAHEADER:pgpsig}", made["set"]["rpm"]]
+    shown = subprocess.run(query, check=True, capture_output=True, text=True).stdout
+    assert "Key ID" in shown
+
+
+@contextmanager
+def gpg_home(place: Place) -> Iterator[Path]:
     home = place.path / "gpg"
     home.mkdir(mode=0o700)
-    gpg = ["gpg", "--homedir", str(home), "--batch", "--passphrase", ""]
-    subprocess.run([*gpg, "--quick-gen-key", "a@example.org"], check=True, capture_output=True)
-    signing = ["--gpg-sign", "a@example.org", "--gpg-homedir", home, "--no-parent"]
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--passphrase", "", "--quick-gen-key"]
+    subprocess.run([*gpg, "a@example.org", "rsa2048"], check=True, capture_output=True)
     try:
-        commit = place.compose(*signing).document["commit"]
-        place.compose("--no-parent", "--force-nocache")
+        yield home
     finally:
         subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
+
+
+@needs_root
+def test_signature_and_what_is_kept_beside_the_commit_stay_together(place: Place) -> None:
+    with gpg_home(place) as home:
+        signing = ["--gpg-sign", "a@example.org", "--gpg-homedir", home, "--no-parent"]
+        commit = place.compose(*signing).document["commit"]
+        place.compose("--no-parent", "--force-nocache")
     detached = Repository.open(place.repo).detached_metadata(ObjectChecksum.parse(commit))
     assert detached is not None
     assert set(detached.unpack()) == {"ostree.gpgsigs", "rpmostree.rpmmd-repos"}

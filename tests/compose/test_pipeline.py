@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from composer.checksum import ContentDigest
-from composer.compose.commit import CommitFailed, Signing
+from composer.checksum import ContentDigest, ObjectChecksum
+from composer.compose.commit import CommitFailed
 from composer.compose.install import ScriptletFailed
 from composer.compose.labels import NoPolicy
 from composer.compose.pipeline import ComposeRequest, ComposeResult, compose
@@ -389,14 +389,16 @@ def test_commit_is_signed_or_not_made(tmp_path: Path) -> None:
     gpg = ["gpg", "--homedir", str(home), "--batch", "--pinentry-mode", "loopback"]
     make = [*gpg, "--passphrase", "", "--quick-gen-key", "signer@test.invalid", "ed25519"]
     subprocess.run(make, check=True, capture_output=True)
-    unknown = Signing("nobody@test.invalid", str(home))
+    wanted = replace(request(tmp_path, treefile, base=place), gpg_homedir=str(home))
     with pytest.raises(CommitFailed, match="cannot be signed"):
-        compose(replace(request(tmp_path, treefile, base=place), signing=unknown), silent)
+        compose(replace(wanted, gpg_key="nobody@test.invalid"), silent)
     assert refs(tmp_path / "repo") == {}
-    signing = Signing("signer@test.invalid", str(home))
-    result = compose(replace(request(tmp_path, treefile, base=place), signing=signing), silent)
+    result = compose(replace(wanted, gpg_key="signer@test.invalid"), silent)
     subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
-    assert (tmp_path / f"repo/objects/{result.commit[:2]}/{result.commit[2:]}.commitmeta").exists()
+    commit = ObjectChecksum.parse(result.commit)
+    detached = Repository.open(tmp_path / "repo").detached_metadata(commit)
+    assert detached is not None
+    assert "ostree.gpgsigs" in detached.unpack()
 
 
 def test_full_disk_is_told_and_the_repository_is_whole(tmp_path: Path) -> None:
