@@ -19,8 +19,9 @@ from composer.compose.again import build_again
 from composer.compose.build import Build, build
 from composer.compose.commit import Previous, Signing, previous
 from composer.compose.depsolve import Solution, solving
+from composer.compose.lockfile import read_lockfiles
 from composer.compose.metadata import Origin, origin_of
-from composer.compose.packages import ComposedPackage, fetch
+from composer.compose.packages import ComposedPackage, fetch, lock
 from composer.compose.phases import Stopwatch
 from composer.compose.reproduce import require_same
 from composer.compose.treefile import Treefile, load
@@ -29,6 +30,8 @@ from composer.compose.workspace import workspace
 from composer.errors import NothingNew, UsageError
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
+from composer.rpm.changes import Changes, compare
+from composer.rpm.package import Nevra
 from composer.system.sandbox import require_sandbox
 
 # Part of the input digest: another number where the same input gives another tree.
@@ -39,7 +42,9 @@ _FORMAT = 1
 class ComposeRequest:
     """What to compose, and where to.
 
-    ``repositories`` maps ids to base URLs or directories.  ``parent`` is whether the
+    ``repositories`` maps ids to base URLs or directories.  ``lockfiles`` say which versions
+    may be taken, later ones overriding earlier ones; with ``strict_lockfile``, nothing else
+    may.  ``write_lockfile`` is where to write one of what was solved.  ``parent`` is whether the
     ref's current commit becomes the parent; ``force`` composes although nothing changed.
     ``check_reproducible`` composes a second time, also when nothing changed, and moves the
     ref only when both commits are the same.
@@ -52,6 +57,9 @@ class ComposeRequest:
     cachedir: Path
     basearch: str
     repositories: Mapping[str, str] = field(default_factory=dict)
+    lockfiles: tuple[Path, ...] = ()
+    strict_lockfile: bool = False
+    write_lockfile: Path | None = None
     dry_run: bool = False
     force: bool = False
     check_reproducible: bool = False
@@ -85,6 +93,12 @@ class ComposeResult:
     warnings: tuple[str, ...] = ()
     fixed: tuple[Advisory, ...] = ()
 
+    @property
+    def changes(self) -> Changes:
+        """What packages differ from the ref's previous commit."""
+        after = (package.nevra for package in self.solution.packages)
+        return compare(map(Nevra.parse, self.before), after)
+
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
@@ -102,7 +116,7 @@ def compose(request: ComposeRequest, report: Report) -> ComposeResult:
     """Compose ``request.treefile`` and set its ref in ``request.repo``.
 
     A repository that does not exist is made, as bare-user.  Raises NothingNew, having
-    written nothing, when the ref's current commit came from the same input and is
+    written nothing but a lockfile, when the ref's current commit came from the same input and is
     published; NotReproducible; else what the steps raise, with the ref as it was.
     """
     watch = Stopwatch(report)
@@ -112,6 +126,9 @@ def compose(request: ComposeRequest, report: Report) -> ComposeResult:
 def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
     treefile = load(request.treefile, basearch=request.basearch)
     treefile.require_complete()
+    if request.strict_lockfile and not request.lockfiles:
+        raise UsageError("a strict lockfile was asked for, but no lockfile given")
+    lockfile = read_lockfiles(request.lockfiles) if request.lockfiles else None
     if not request.dry_run:
         require_sandbox()
     repository = Repository.open(request.repo) if _is_there(request.repo) else None
@@ -124,16 +141,23 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
             overrides=request.repositories,
             cachedir=cachedir / "repos",
             scratch=work / "dnf",
+            lockfile=lockfile,
+            strict=request.strict_lockfile,
         ) as (solution, base):
             plan = _plan(treefile, before, solution)
             again = request.force or request.check_reproducible
             unchanged = before.input_digest == plan.input_digest and not again
-            if unchanged and request.is_published(treefile.ref, before.commit):
+            is_done = unchanged and request.is_published(treefile.ref, before.commit)
+            if request.write_lockfile and (is_done or request.dry_run):
+                lock(request.write_lockfile, solution, ())
+            if is_done:
                 raise _nothing_new(plan)
             plan = replace(plan, origin=origin_of(base))
             if request.dry_run:
                 return _result(request, plan, solution, (), commit="")
             packages = fetch(solution, base, report)
+            if request.write_lockfile:
+                lock(request.write_lockfile, solution, packages)
         if unchanged:
             plan = replace(plan, version=before.version)
             return _result(request, plan, solution, packages, commit=before.commit)
