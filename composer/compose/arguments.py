@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,13 @@ from typing import Any
 
 from composer.checksum import ContentDigest
 from composer.compose.problems import SolveFailed, Why
-from composer.rpm.package import Nevra, nevra_of, opened, verify_digests
+from composer.rpm.package import LOCAL_DIRECTORY, Nevra, nevra_of, opened, verify_digests
 
 _NEAR = 3
+# Lines of dnf's errors about modules that say nothing by themselves.
+_HEADINGS = re.compile(
+    r"Problems in request:|Modular dependency problems?:|Problem.*:\s*conflicting"
+)
 _LARGEST = 4 << 30
 
 
@@ -33,7 +38,7 @@ class LocalRpm:
     @property
     def location(self) -> str:
         """Where it lies in the repository that the set is published to."""
-        return f"local/{self.nevra}.{str(self.pkgid)[:16]}.rpm"
+        return f"{LOCAL_DIRECTORY}/{self.nevra}.{str(self.pkgid)[:16]}.rpm"
 
 
 def is_local(argument: str) -> bool:
@@ -161,10 +166,11 @@ def enable_modules(base: Any, enable: Sequence[str], install: Sequence[str], whe
         try:
             act(list(specs))
         except dnf.exceptions.MarkingErrors as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            lines = [line.strip(" -") for line in str(error).splitlines()]
+            said = [line for line in lines if line and not _HEADINGS.match(line)]
             raise SolveFailed(
-                f"{where}: modules: {lines[0] if lines else 'cannot be enabled'}",
-                details=lines[1:10],
+                f"{where}: modules: {said[0] if said else 'cannot be enabled'}",
+                details=said[1:10],
                 hint=f"asked for {', '.join(specs)}; a stream is written name:stream",
             ) from error
 
