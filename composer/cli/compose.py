@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from composer.compose.pipeline import ComposeRequest, ComposeResult
     from composer.mirror.making import MadeSet
     from composer.progress import Report
+    from composer.rpm.changes import Changes
 
 
 def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -54,7 +56,18 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
     show_default="this machine's",
     help="Architecture of the tree.",
 )
-@click.option("--dry-run", is_flag=True, help="Only solve; print the packages.")
+@click.option(
+    "--lockfile",
+    "lockfiles",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Take locked packages in these versions only.  Repeatable; later ones override.",
+)
+@click.option("--strict-lockfile", is_flag=True, help="Take nothing that is not locked.")
+@click.option(
+    "--write-lockfile", type=click.Path(path_type=Path), help="Write a lockfile of the solution."
+)
+@click.option("--dry-run", is_flag=True, help="Only solve; print the packages and what changes.")
 @click.option("--force-nocache", is_flag=True, help="Compose although nothing changed.")
 @click.option(
     "--check-reproducible",
@@ -81,6 +94,9 @@ def compose(
     cachedir: Path,
     repositories: tuple[str, ...],
     basearch: str,
+    lockfiles: tuple[Path, ...],
+    strict_lockfile: bool,
+    write_lockfile: Path | None,
     dry_run: bool,
     force_nocache: bool,
     check_reproducible: bool,
@@ -95,12 +111,17 @@ def compose(
     from composer.mirror.publish import is_published
     from composer.system import seccomp
 
+    if strict_lockfile and not lockfiles:
+        raise UsageError("--strict-lockfile needs --lockfile FILE")
     request = pipeline.ComposeRequest(
         treefile=treefile,
         repo=repo,
         cachedir=cachedir,
         basearch=basearch,
         repositories=parse_repositories(repositories),
+        lockfiles=lockfiles,
+        strict_lockfile=strict_lockfile,
+        write_lockfile=write_lockfile,
         dry_run=dry_run,
         force=force_nocache,
         check_reproducible=check_reproducible,
@@ -162,6 +183,8 @@ def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_js
                 "version": result.version or None,
                 "parent": result.parent or None,
                 "packages": packages,
+                "changes": result.changes.summary(),
+                "download_bytes": result.solution.to_download,
                 "reproducible": True if result.varied else None,
                 "varied": list(result.varied),
                 "seconds": dict(result.seconds),
@@ -190,9 +213,26 @@ def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_js
 
 
 def _show_dry_run(console: Console, result: ComposeResult, packages: list[str]) -> None:
-    before = set(result.before)
-    for name in sorted(before.union(packages)):
-        mark = " " if name in before and name in packages else "+" if name in packages else "-"
-        console.result(f"{mark} {name}" if before else name)
+    for name in packages:
+        console.result(name)
+    if result.before:
+        for line in _change_lines(result.changes):
+            console.result(line)
     size = sum(package.size for package in result.solution.packages)
-    console.say(f"{len(packages)} packages, {size} bytes; nothing was written")
+    console.say(
+        f"{len(packages)} packages, {human_bytes(size)}, of them"
+        f" {human_bytes(result.solution.to_download)} to download; nothing was written"
+    )
+
+
+def _change_lines(changes: Changes) -> Iterator[str]:
+    if not changes:
+        yield "No package changes."
+    for title, pairs in (("Upgraded", changes.upgraded), ("Downgraded", changes.downgraded)):
+        if pairs:
+            yield f"{title}:"
+        yield from (f"  {old} -> {new}" for old, new in pairs)
+    for title, packages in (("Added", changes.added), ("Removed", changes.removed)):
+        if packages:
+            yield f"{title}:"
+        yield from (f"  {package}" for package in packages)

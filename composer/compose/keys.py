@@ -195,12 +195,10 @@ class Keys:
         ),
         Merge.NAMES, {},
         "Further variables of `.repo` files.",
-        state=State.NOT_YET,
     )
     lockfile_repos = Key(
         STRINGS, Merge.PARENT_FIRST, (),
         "Repository ids that only locked packages are taken from.",
-        state=State.NOT_YET,
     )
     releasever = Key(
         WORD_OR_NUMBER, Merge.NEAREST, "",
@@ -238,8 +236,9 @@ class Keys:
     )
     packages = Key(
         PACKAGES, Merge.TOGETHER, (),
-        "Packages to install: names, NEVRAs, globs, provides, or `@group`.  An item may hold "
-        "several, separated by spaces; single quotes keep `'podman >= 4.1'` together.",
+        "Packages to install: names, NEVRAs, globs, provides, files (`/usr/bin/x`), `@group`, "
+        "`@^environment`, or the path of an RPM, relative to this file.  An item may hold several, "
+        "separated by spaces; single quotes keep `'podman >= 4.1'` together.",
     )
     packages_of_arch = Key(
         PACKAGES, Merge.TOGETHER, (),
@@ -254,23 +253,20 @@ class Keys:
     repo_packages: Key[tuple[RepoPackages, ...]] = Key(
         list_of(REPO_PACKAGES, "mappings of repo and packages"), Merge.LATER, (),
         "Packages to install from one repository: `{repo: ID, packages: [...]}`.",
-        state=State.NOT_YET,
     )
     exclude_packages = Key(
         STRINGS, Merge.PARENT_FIRST, (),
         "Packages that may not be in the tree; it is an error if something needs one.",
-        state=State.NOT_YET,
     )
     modules: Key[Modules] = Key(
         MODULES, Merge.TOGETHER, Modules(),
         "Module streams to `enable`, and those to `install`, with a profile: "
         "`nodejs:18/minimal`.",
-        state=State.NOT_YET,
     )
     platform_module = Key(
         WORD, Merge.NEAREST, "",
         "The module platform, where the packages do not tell it: `platform:el9`.",
-        state=State.NOT_YET, expands=_whole_string,
+        expands=_whole_string,
     )
     ostree_layers = Key(
         STRINGS, Merge.PARENT_FIRST, (),

@@ -214,17 +214,23 @@ STRINGS = list_of(WORD, "strings")
 
 
 def _split_packages(value: object, place: Place) -> Strings:
-    found = set()
+    found: set[str] = set()
     for raw, where in _list(value, place):
         item = _word(raw, where)
         parts = item.split("'")
         if len(parts) % 2 == 0:
             raise where.wrong(f"No closing quotation in {item!r}")
         for index, part in enumerate(parts):
-            found.update([part] if index % 2 else part.split())
+            names = [part] if index % 2 else part.split()
+            found.update(_package(name, where) for name in names)
         if any(not part.strip() for part in parts[1::2]):
             raise where.wrong(f"an empty name in {item!r}")
     return tuple(sorted(found))
+
+
+def _package(name: str, place: Place) -> str:
+    """Return the path of a local RPM, which is relative to the file that names it."""
+    return str(place.beside(name).absolute()) if name.endswith(".rpm") else name
 
 
 PACKAGES = Kind("list of strings", _split_packages, STRINGS.schema)

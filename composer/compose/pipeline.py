@@ -20,8 +20,9 @@ from composer.compose.build import Build, build
 from composer.compose.commit import Previous, Signing, previous
 from composer.compose.depsolve import Solution, solving
 from composer.compose.layers import Layer, resolve_layers
+from composer.compose.lockfile import read_lockfiles
 from composer.compose.metadata import Origin, origin_of
-from composer.compose.packages import ComposedPackage, fetch
+from composer.compose.packages import ComposedPackage, fetch, lock
 from composer.compose.phases import Stopwatch
 from composer.compose.postprocess import require_possible
 from composer.compose.reproduce import require_same
@@ -32,6 +33,8 @@ from composer.compose.workspace import workspace
 from composer.errors import NothingNew, UsageError
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
+from composer.rpm.changes import Changes, compare
+from composer.rpm.package import Nevra
 from composer.system.sandbox import require_sandbox
 
 # Part of the input digest: another number where the same input gives another tree.
@@ -42,7 +45,9 @@ _FORMAT = 2
 class ComposeRequest:
     """What to compose, and where to.
 
-    ``repositories`` maps ids to base URLs or directories.  ``parent`` is whether the
+    ``repositories`` maps ids to base URLs or directories.  ``lockfiles`` say which versions
+    may be taken, later ones overriding earlier ones; with ``strict_lockfile``, nothing else
+    may.  ``write_lockfile`` is where to write one of what was solved.  ``parent`` is whether the
     ref's current commit becomes the parent; ``force`` composes although nothing changed.
     ``gpg_key`` signs, instead of the treefile's; ``gpg_homedir`` "" is gpg's own.
     ``check_reproducible`` composes a second time, also when nothing changed, and moves the
@@ -56,6 +61,9 @@ class ComposeRequest:
     cachedir: Path
     basearch: str
     repositories: Mapping[str, str] = field(default_factory=dict)
+    lockfiles: tuple[Path, ...] = ()
+    strict_lockfile: bool = False
+    write_lockfile: Path | None = None
     dry_run: bool = False
     force: bool = False
     check_reproducible: bool = False
@@ -91,6 +99,12 @@ class ComposeResult:
     signing: Signing | None = None
     fixed: tuple[Advisory, ...] = ()
 
+    @property
+    def changes(self) -> Changes:
+        """What packages differ from the ref's previous commit."""
+        after = (package.nevra for package in self.solution.packages)
+        return compare(map(Nevra.parse, self.before), after)
+
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
@@ -110,7 +124,7 @@ def compose(request: ComposeRequest, report: Report) -> ComposeResult:
     """Compose ``request.treefile`` and set its ref in ``request.repo``.
 
     A repository that does not exist is made, as bare-user.  Raises NothingNew, having
-    written nothing, when the ref's current commit came from the same input and is
+    written nothing but a lockfile, when the ref's current commit came from the same input and is
     published; NotReproducible; else what the steps raise, with the ref as it was.
     """
     watch = Stopwatch(report)
@@ -122,6 +136,9 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
     treefile.require_complete()
     require_possible(treefile)
     database = backend(treefile.rpmdb)
+    if request.strict_lockfile and not request.lockfiles:
+        raise UsageError("a strict lockfile was asked for, but no lockfile given")
+    lockfile = read_lockfiles(request.lockfiles) if request.lockfiles else None
     if not request.dry_run:
         require_sandbox()
     repository = Repository.open(request.repo) if _is_there(request.repo) else None
@@ -135,16 +152,23 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
             overrides=request.repositories,
             cachedir=cachedir / "repos",
             scratch=work / "dnf",
+            lockfile=lockfile,
+            strict=request.strict_lockfile,
         ) as (solution, base):
             plan = _plan(treefile, before, solution, layers, database)
             again = request.force or request.check_reproducible
             unchanged = before.input_digest == plan.input_digest and not again
-            if unchanged and request.is_published(treefile.ref, before.commit):
+            is_done = unchanged and request.is_published(treefile.ref, before.commit)
+            if request.write_lockfile and (is_done or request.dry_run):
+                lock(request.write_lockfile, solution, ())
+            if is_done:
                 raise _nothing_new(plan)
             plan = replace(plan, origin=origin_of(base))
             if request.dry_run:
                 return _result(request, plan, solution, (), commit="")
             packages = fetch(solution, base, report)
+            if request.write_lockfile:
+                lock(request.write_lockfile, solution, packages)
         if unchanged:
             plan = replace(plan, version=before.version)
             return _result(request, plan, solution, packages, commit=before.commit)

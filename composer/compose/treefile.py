@@ -89,6 +89,10 @@ class Treefile(Keys):
         """Return a SHA-256 over the meaning: values, and the content of files they name."""
         said = self.flattened()
         said.pop("metadata", None)
+        # The packages that come of these count, and are part of the input beside this.
+        said.pop("lockfile-repos", None)
+        said["repos"] = sorted(set(self.repos))
+        said["packages"] = [name for name in self.packages if not name.endswith(".rpm")]
         for name in ("check-passwd", "check-groups"):
             check = self.given.get(name)
             if isinstance(check, AccountCheck) and check.filename is not None:

@@ -119,7 +119,7 @@ def make_set(
             timestamp=head.timestamp,
             index=built.index,
         )
-        entry = publish_set(rpm, entry, request.output)
+        entry = publish_set(rpm, entry, request.output, packages=packages)
     return MadeSet(request.output / entry.location, head, entry)
 
 

@@ -147,7 +147,7 @@ def test_broken_syntax_is_told_with_file_and_line(
 @pytest.mark.parametrize("name", [f"{COREOS}/manifest.yaml", f"{WORKSTATION}/fedora-mate.yaml"])
 def test_largest_treefiles_are_flattened_in_a_third_of_a_second(name: str) -> None:
     path = TREEFILES / name
-    command = [sys.executable, "-m", "composer", "treefile", path, "--basearch", "x86_64"]
+    command = [sys.executable, "-m", "composer", "treefile", str(path), "--basearch", "x86_64"]
     inside, whole = [], []
     for _ in range(3):
         start = time.perf_counter()
