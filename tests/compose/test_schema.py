@@ -172,4 +172,4 @@ def test_text_survives_yaml(tmp_path: Path, text: str) -> None:
 
 def test_documented_table_is_the_rows() -> None:
     text = (Path(__file__).parents[2] / "docs/treefile.md").read_text()
-    assert table() in text
+    assert table() in text, "run: python docs/make_treefile.py"
