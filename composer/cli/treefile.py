@@ -40,6 +40,7 @@ def treefile(
 
         _explain(console, explain(file, key, basearch=basearch), as_json=as_json)
         return
+    from composer.compose.document import dump
     from composer.compose.treefile import load
 
     loaded = load(file, basearch=basearch)
@@ -48,13 +49,7 @@ def treefile(
     if as_json:
         console.json(loaded.flattened())
         return
-    console.result(_yaml(loaded.flattened()))
-
-
-def _yaml(value: object) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip("\n")
+    console.result(dump(loaded.flattened()).rstrip("\n"))
 
 
 def _explain(console: Console, found: Explanation, *, as_json: bool) -> None:

@@ -144,7 +144,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
 
-for _tag, _pattern, _first in (
+_SCALARS = (
     (_NULL, r"(?:~|null|Null|NULL|)\Z", ["~", "n", "N", ""]),
     (_BOOL, r"(?:true|True|TRUE|false|False|FALSE)\Z", list("tTfF")),
     (_INT, r"[-+]?[0-9]+\Z", list("-+0123456789")),
@@ -154,8 +154,28 @@ for _tag, _pattern, _first in (
         list("-+.0123456789"),
     ),
     ("tag:yaml.org,2002:merge", r"<<\Z", ["<"]),
-):
-    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would not read as a string; scripts stay readable."""
+
+    def represent_text(self, text: str) -> yaml.Node:
+        # PyYAML would write these line ends of YAML 1.1 as they are, and read them as others.
+        odd = re.search("[\r\x85\u2028\u2029\ufeff]", text)
+        style = '"' if odd else "|" if "\n" in text else None
+        return self.represent_scalar(_STR, text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+for _tag, _pattern, _first in _SCALARS:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+
+
+def dump(value: object) -> str:
+    """Write plain values as YAML that is read back as the same."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _parse_yaml(path: Path, text: str) -> Document:

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from composer.compose.document import TreefileError
+from composer.compose.document import TreefileError, dump
 from composer.compose.keys import KEYS
 from composer.compose.schema import schema, table
 from composer.compose.treefile import load
@@ -38,6 +38,7 @@ values = st.recursive(
     ),
     max_leaves=6,
 )
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0$"), max_size=12)
 many = settings(
     max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -152,13 +153,23 @@ def test_flattened_treefile_fits_and_means_the_same(tmp_path: Path, data: st.Dat
     first = load(tmp_path / "0.yaml", basearch="x86_64")
     flattened = first.flattened()
     VALIDATOR.validate(flattened)
-    for name, text in (("f.yaml", yaml.safe_dump(flattened)), ("f.json", json.dumps(flattened))):
+    for name, text in (("f.yaml", dump(flattened)), ("f.json", json.dumps(flattened))):
         again = load(write(tmp_path, name, text), basearch="x86_64")
         assert again.given == first.given
         assert again.flattened() == flattened
         assert again.digest() == first.digest()
 
 
+@many
+@given(texts | st.sampled_from(["1e3", "08", "0x1f", "on", "~", "<<", "|", "\x85 "]))
+@example(" leading\n\ttab\n \n")
+@example("trailing \nspace\n\n")
+def test_text_survives_yaml(tmp_path: Path, text: str) -> None:
+    said = {"packages": ["x"], "metadata": {"a": text, f"x{text}": [text]}}
+    loaded = load(write(tmp_path, "a.yaml", dump(said)), basearch="x86_64")
+    assert loaded.metadata == {"a": text, f"x{text}": (text,)}
+
+
 def test_documented_table_is_the_rows() -> None:
     text = (Path(__file__).parents[2] / "docs/treefile.md").read_text()
-    assert table() in text
+    assert table() in text, "run: python docs/make_treefile.py"

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import yaml
 
-from composer.compose.document import Document, TreefileError
+from composer.compose.document import Document, TreefileError, dump
 from composer.compose.schema import schema
 from composer.compose.treefile import load
 from tests.shared import shared
@@ -52,7 +51,7 @@ def test_treefile_is_read_and_flattened(name: str, tmp_path: Path) -> None:
             VALIDATOR.validate(Document.read(file).value)
         flattened = treefile.flattened()
         VALIDATOR.validate(flattened)
-        for kind, text in (("yaml", yaml.safe_dump(flattened)), ("json", json.dumps(flattened))):
+        for kind, text in (("yaml", dump(flattened)), ("json", json.dumps(flattened))):
             again = tmp_path / f"flat.{kind}"
             again.write_text(text)
             loaded = load(again, basearch=basearch)
