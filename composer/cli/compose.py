@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +39,12 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--rpm-repo",
     type=click.Path(path_type=Path),
-    help="Also build the jigdo set, into this rpm-md repository.",
+    help="Also build the jigdo set, into this rpm-md repository, its bill of materials beside it.",
+)
+@click.option(
+    "--sbom",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write the commit's bill of materials (CycloneDX JSON) to this file.",
 )
 @cachedir_option
 @click.option(
@@ -91,6 +95,7 @@ def compose(
     treefile: Path,
     repo: Path,
     rpm_repo: Path | None,
+    sbom: Path | None,
     cachedir: Path,
     repositories: tuple[str, ...],
     basearch: str,
@@ -108,7 +113,6 @@ def compose(
     """Compose TREEFILE into an OSTree commit; with --rpm-repo, its jigdo set too."""
     from composer.compose import pipeline
     from composer.compose.reproduce import NotReproducible
-    from composer.mirror.publish import is_published
     from composer.system import seccomp
 
     if strict_lockfile and not lockfiles:
@@ -128,7 +132,7 @@ def compose(
         parent=parent,
         gpg_key=gpg_sign or "",
         gpg_homedir=str(gpg_homedir or ""),
-        is_published=partial(is_published, rpm_repo) if rpm_repo else lambda ref, commit: True,
+        is_published=_publication(rpm_repo, sbom),
     )
     if not dry_run and not seccomp.is_available():
         console.warn(
@@ -139,11 +143,49 @@ def compose(
         with console.progress(as_json=as_json) as report:
             result = pipeline.compose(request, report)
             made = _publish(result, request, rpm_repo, gpg_homedir, report) if rpm_repo else None
+            sboms = _write_sboms(result, repo, made, sbom, report)
     except NotReproducible as error:
         if as_json:
             console.json(error.document())
         raise
-    show(console, result, made, as_json=as_json)
+    show(console, result, made, sboms, as_json=as_json)
+
+
+def _publication(rpm_repo: Path | None, sbom: Path | None) -> Callable[[str, str], bool]:
+    """Tell of a commit whether its set and its bills of materials are where they were wanted."""
+
+    def is_there(ref: str, commit: str) -> bool:
+        from composer.compose.sbom import SUFFIX, describes
+        from composer.mirror.publish import published
+
+        wanted = [sbom] if sbom else []
+        if rpm_repo:
+            entry = published(rpm_repo, ref, commit)
+            if entry is None:
+                return False
+            wanted.append((rpm_repo / entry.location).with_suffix(SUFFIX))
+        return all(describes(path, ref, commit) for path in wanted)
+
+    return is_there
+
+
+def _write_sboms(
+    result: ComposeResult, repo: Path, made: MadeSet | None, sbom: Path | None, report: Report
+) -> list[Path]:
+    from composer.checksum import ObjectChecksum
+    from composer.compose.sbom import SUFFIX, write_sbom
+    from composer.ostree.repo import Repository
+    from composer.progress import Step
+
+    wanted = [sbom] if sbom else []
+    wanted += [made.rpm.with_suffix(SUFFIX)] if made else []
+    if not result.commit:  # a dry run
+        return []
+    commit = ObjectChecksum.parse(result.commit)
+    for path in wanted:
+        report(Step("bill of materials", item=str(path)))
+        write_sbom(Repository.open(repo), result.ref, commit, result.packages, path)
+    return wanted
 
 
 def _publish(
@@ -170,7 +212,14 @@ def _publish(
     return make_set(Repository.open(request.repo), packages, wanted, report)
 
 
-def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_json: bool) -> None:
+def show(
+    console: Console,
+    result: ComposeResult,
+    made: MadeSet | None,
+    sboms: list[Path],
+    *,
+    as_json: bool,
+) -> None:
     """Print the outcome; after a dry run, the packages and what changes."""
     packages = [str(package.nevra) for package in result.solution.packages]
     for warning in result.warnings:
@@ -190,6 +239,7 @@ def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_js
                 "seconds": dict(result.seconds),
                 "advisories_fixed": [advisory.document() for advisory in result.fixed],
                 "set": made.summary() if made else None,
+                "sbom": [str(path) for path in sboms],
             }
         )
         return
@@ -210,6 +260,8 @@ def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_js
         console.result(f"advisories {plain(', '.join(one.ident for one in result.fixed))}")
     if made:
         console.result(f"set {made.rpm}, {human_bytes(made.entry.length)}")
+    for path in sboms:
+        console.result(f"bill of materials {path}")
 
 
 def _show_dry_run(console: Console, result: ComposeResult, packages: list[str]) -> None:

@@ -31,13 +31,14 @@ from composer.compose.metadata import (
 )
 from composer.compose.packages import ComposedPackage
 from composer.compose.tree import Tree
-from composer.errors import ComposerError
+from composer.errors import BoundExceeded, ComposerError
 from composer.ostree.repo import Repository
 from composer.rpm.listing import OWN_LIST
 
 INPUT_DIGEST = "rpmostree.inputhash"
 PACKAGES = OWN_LIST
 _CAPABILITY = "security.capability"
+_LARGEST_TEXT = 16 << 20
 
 
 class CommitFailed(ComposerError):
@@ -108,19 +109,17 @@ def previous(repository: Repository, ref: str) -> Previous:
 
 
 def read_committed(repository: Repository, commit: str, name: str) -> str | None:
-    """Return the text of a file in a commit, or None where it has none."""
-    from gi.repository import Gio, GLib
+    """Return the text of a file in a commit, or None where it has none.
 
-    with repository.libostree() as (_, repo):
-        _, root, _ = repo.read_commit(commit, None)
-        file = root.resolve_relative_path(name)
-        if file.query_file_type(Gio.FileQueryInfoFlags.NONE, None) != Gio.FileType.REGULAR:
-            return None
-        try:
-            _, data, _ = file.load_contents(None)
-        except GLib.Error:
-            return None
-        return bytes(data).decode(errors="surrogateescape")
+    Raises BoundExceeded for a file that cannot be a text of the system's.
+    """
+    found = repository.file_at(ObjectChecksum.parse(commit), name)
+    if found is None:
+        return None
+    _, size, pieces = repository.content(found)
+    if size > _LARGEST_TEXT:
+        raise BoundExceeded(what=f"commit {commit}: /{name}", bound=_LARGEST_TEXT)
+    return b"".join(pieces).decode(errors="surrogateescape")
 
 
 def commit(repository: Repository, tree: Tree, request: CommitRequest) -> ObjectChecksum:

@@ -109,10 +109,13 @@ def publish_set(
     return entry
 
 
-def is_published(repository: Path, ref: str, commit: str) -> bool:
-    """Tell whether the pointer at ``repository`` names ``commit`` as the newest of ``ref``."""
+def published(repository: Path, ref: str, commit: str) -> PointerEntry | None:
+    """Return the pointer's entry that names ``commit`` as the newest of ``ref``, if one does."""
     pointer = _read_pointer(repository, _read_repomd(repository))
-    return any(entry.ref == ref and str(entry.commit) == commit for entry in pointer.entries)
+    for entry in pointer.entries:
+        if entry.ref == ref and str(entry.commit) == commit:
+            return entry
+    return None
 
 
 @contextmanager

@@ -9,6 +9,7 @@ archive repositories.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -193,6 +194,23 @@ class Repository:
             target = info.get_symlink_target().encode()
             return header, len(target), iter((target,))
         return header, info.get_size(), _pieces(stream)
+
+    def file_at(self, commit: ObjectChecksum, path: str) -> ObjectChecksum | None:
+        """Return the regular file at ``path`` (without a leading /) in a commit, or None.
+
+        Symlinks are not followed.
+        """
+        *parents, last = path.split("/")
+        tree = self.commit(commit).tree
+        for name in parents:
+            below = {entry.name: entry.tree for entry in self.dirtree(tree).directories}
+            if name not in below:
+                return None
+            tree = below[name]
+        for entry in self.dirtree(tree).files:
+            if entry.name == last and stat.S_ISREG(self.content(entry.checksum)[0].mode):
+                return entry.checksum
+        return None
 
     def missing_content(self, checksums: Iterable[ObjectChecksum]) -> set[ObjectChecksum]:
         """Return those of ``checksums`` whose content object has not landed here.

@@ -44,6 +44,7 @@ class Spec:
     files: Mapping[str, File] = field(default_factory=dict)
     scripts: Mapping[str, str] = field(default_factory=dict)
     headers: Sequence[str] = ()
+    licence: str = "none"
 
 
 def shell() -> Spec:
@@ -71,7 +72,7 @@ def build(spec: Spec, into: Path) -> Path:
         f"Version: {spec.version}",
         "Release: 1",
         "Summary: test",
-        "License: none",
+        f"License: {spec.licence}",
         *spec.headers,
         "%description\ntest",
         "%install",
