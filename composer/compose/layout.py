@@ -24,7 +24,18 @@ TMPFILES = "usr/lib/tmpfiles.d/jigdo-composer-autovar.conf"
 _FACTORY = "usr/share/factory"
 _MOUNTED = ("dev", "proc", "run", "sys", "tmp", "sysroot")
 # What is written at run time, and whose owner makes it anew when it is missing.
-_TRANSIENT = ("var/cache", "var/log", "var/tmp", "var/run", "var/lock", "var/lib/rpm-state")
+_TRANSIENT = (
+    "/run/", "/var/cache/", "/var/log/", "/var/tmp/", "/var/lock/", "/var/lib/rpm-state/",
+)  # fmt: skip
+# What scriptlets make anew each time, and no two machines may share.
+_OF_ONE_MACHINE = (
+    "var/lib/dbus/machine-id",
+    "var/lib/plymouth/boot-duration",
+    "var/lib/systemd/credential.secret",
+    "var/lib/systemd/random-seed",
+)
+# What the link /media leads to.
+_MEDIA = "d /run/media 0755 root root - -"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,13 +223,14 @@ def _replace_by_link(tree: Tree, name: str, target: str) -> None:
 
 
 def _state_to_tmpfiles(tree: Tree) -> None:
-    writer = _Tmpfiles(tree)
-    lines = list(writer.lines(tree.path("var")))
+    for name in _OF_ONE_MACHINE:
+        if not tree.path(name).is_symlink():
+            tree.remove(name)
+    lines = [_MEDIA, *_Tmpfiles(tree).lines(tree.path("var"))]
     tree.clear("var")
     tree.path("var").chmod(0o755)
-    if lines:
-        header = "# Made by jigdo-composer from what packages have in /var.\n"
-        tree.write(TMPFILES, header + "".join(f"{line}\n" for line in lines))
+    header = "# Made by jigdo-composer from what packages have in /var.\n"
+    tree.write(TMPFILES, header + "".join(f"{line}\n" for line in lines))
 
 
 class _Tmpfiles:
@@ -234,19 +246,19 @@ class _Tmpfiles:
 
     def lines(self, directory: Path) -> Iterator[str]:
         for path in sorted(directory.iterdir()):
-            name, status = self._tree.name(path), path.lstat()
+            # systemd complains about each path in /var/run.
+            name = re.sub(r"^/var/run/", "/run/", self._tree.name(path))
+            status = path.lstat()
             if stat.S_ISDIR(status.st_mode):
-                if name not in self._declared:
+                if name not in self._declared and name != "/var/run":
                     mode = stat.S_IMODE(status.st_mode)
                     yield f"d {_quoted(name)} {mode:04o} {self._owner(status)} - -"
                 yield from self.lines(path)
             elif name in self._declared:
                 continue
             elif stat.S_ISLNK(status.st_mode):
-                yield f"L {_quoted(name)} - - - - {_escaped(os.readlink(path))}"
-            elif stat.S_ISREG(status.st_mode) and not name.startswith(
-                tuple(f"/{t}/" for t in _TRANSIENT)
-            ):
+                yield f"L {_quoted(name)} - - - - {_argument(os.readlink(path))}"
+            elif stat.S_ISREG(status.st_mode) and not name.startswith(_TRANSIENT):
                 self._keep(path, name)
                 yield f"C {_quoted(name)} - - - - -"
 
@@ -277,13 +289,18 @@ def _declared(tree: Tree) -> Iterator[str]:
                 yield fields[0].strip('"').rstrip("/")
 
 
-def _escaped(text: str) -> str:
-    safe = text.replace("\\", "\\\\").replace("%", "%%").replace("\n", "\\n")
-    return safe.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
 def _quoted(name: str) -> str:
-    text = _escaped(name)
-    if any(c in text for c in " \t'\""):
-        return '"' + text.replace('"', '\\"') + '"'
-    return text
+    """Write a path as tmpfiles.d has it: bytes as they are, for no escape means one."""
+    if re.search(r"[\x00-\x1f\x7f]", name):
+        raise BadTree(
+            f"{ascii(name)[1:-1]}: tmpfiles.d cannot name that, so it cannot be made at boot",
+            hint="remove it, in the package or by remove-files or a postprocess script",
+        )
+    text = name.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"')
+    return f'"{text}"' if re.search(r"[ '\"]", name) else text
+
+
+def _argument(text: str) -> str:
+    """Write a link's target as the rest of a line, where escapes do mean bytes."""
+    text = text.replace("\\", "\\\\").replace("%", "%%")
+    return re.sub(r"[\x00-\x1f\x7f]|^[ -]|\s$", lambda found: f"\\x{ord(found[0]):02x}", text)

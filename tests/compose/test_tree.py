@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -157,6 +160,46 @@ def test_no_machine_id_of_a_scriptlet_stays(tree: Tree, compatible: bool) -> Non
     settle_machine_id(tree, compatible=compatible)
     assert tree.read("usr/etc/machine-id") == ("" if compatible else None)
     assert not tree.exists(f"boot/{ident}")
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-tmpfiles") is None or os.geteuid() != 0,
+    reason="needs systemd-tmpfiles, and root to give directories away",
+)
+def test_systemd_makes_state_of_any_name_again(tree: Tree) -> None:
+    names = ["a b", "per%cent %b", "back\\slash", 'quo"te', "apos'", "-", "\udcff", "\u00e9", "#"]
+    targets = ["x", " lead", "-", "tab\there", "new\nline", "%h", "back\\", "\udcff", "end "]
+    for number, (name, target) in enumerate(zip(names, targets, strict=True)):
+        os.chown(tree.directory(f"var/lib/{name}", mode=0o750), 33, 33 + number)
+        tree.link(f"var/lib/link {name}", target)
+        tree.write(f"var/lib/{name}/file", name)
+    tree.write("etc/passwd", "root:x:0:0:::\nweb:x:33:33:::\n")
+    tree.write("etc/group", "root:x:0:\n")
+    tree.write("run/lost", "")
+    tree.directory("var/run/made")
+    tree.write("var/lib/systemd/random-seed", "of one machine")
+    arrange(tree)
+    finish(tree, tmp_is_dir=True)
+    assert list((tree.root / "var").iterdir()) == []
+    tree.link("etc", "usr/etc")
+    command = ["systemd-tmpfiles", f"--root={tree.root}", "--create", f"{tree.root}/{TMPFILES}"]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stderr
+    for number, (name, target) in enumerate(zip(names, targets, strict=True)):
+        status = tree.path(f"var/lib/{name}").lstat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (33, 33 + number, 0o750)
+        assert os.readlink(tree.path(f"var/lib/link {name}")) == target
+        assert tree.read(f"var/lib/{name}/file") == name
+    assert tree.is_dir("run/made")
+    assert tree.is_dir("run/media")
+    assert not tree.exists("var/lib/systemd/random-seed")
+
+
+def test_state_with_a_name_of_two_lines_is_refused(tree: Tree) -> None:
+    tree.directory("var/lib/a\nb")
+    arrange(tree)
+    with pytest.raises(BadTree, match=r"/var/lib/a\\nb: tmpfiles.d cannot name that"):
+        finish(tree, tmp_is_dir=True)
 
 
 def test_tmp_can_stay_a_directory(tree: Tree) -> None:
