@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,6 +72,37 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--gpg-homedir", type=click.Path(path_type=Path), help="GPG home directory with that key."
 )
+@click.option(
+    "--scriptlet-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1800,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a scriptlet or script may run.",
+)
+@click.option(
+    "--scriptlet-processes",
+    type=click.IntRange(min=10),
+    default=2000,
+    show_default=True,
+    metavar="NUMBER",
+    help="How many processes and threads may be there at once.",
+)
+@click.option(
+    "--scriptlet-memory",
+    type=click.IntRange(min=1),
+    show_default="three quarters of this machine's",
+    metavar="MB",
+    help="How much memory they may use together.",
+)
+@click.option(
+    "--scriptlet-space",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    metavar="MB",
+    help="How much they may write, beside what packages hold.",
+)
 @json_option
 @click.pass_obj
 def compose(
@@ -87,6 +119,10 @@ def compose(
     parent: bool,
     gpg_sign: str | None,
     gpg_homedir: Path | None,
+    scriptlet_timeout: float,
+    scriptlet_processes: int,
+    scriptlet_memory: int | None,
+    scriptlet_space: int,
     as_json: bool,
 ) -> None:
     """Compose TREEFILE into an OSTree commit; with --rpm-repo, its jigdo set too."""
@@ -95,7 +131,13 @@ def compose(
     from composer.compose.reproduce import NotReproducible
     from composer.mirror.publish import is_published
     from composer.system import seccomp
+    from composer.system.limits import Limits
 
+    limits = Limits(
+        seconds=scriptlet_timeout, processes=scriptlet_processes, written=scriptlet_space << 20
+    )
+    if scriptlet_memory:
+        limits = replace(limits, memory=scriptlet_memory << 20)
     request = pipeline.ComposeRequest(
         treefile=treefile,
         repo=repo,
@@ -108,6 +150,7 @@ def compose(
         parent=parent,
         signing=Signing(gpg_sign, str(gpg_homedir or "")) if gpg_sign else None,
         is_published=partial(is_published, rpm_repo) if rpm_repo else lambda ref, commit: True,
+        limits=limits,
     )
     if not dry_run and not seccomp.is_available():
         console.warn(

@@ -19,11 +19,15 @@ from composer.compose.tree import Tree
 from composer.compose.treefile import Treefile
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
+from composer.system.limits import DEFAULTS, Limits
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What a commit is made of.  ``parent`` is "" for a commit without one."""
+    """What a commit is made of.  ``parent`` is "" for a commit without one.
+
+    ``limits`` are those of each scriptlet, script and other program that runs for it.
+    """
 
     treefile: Treefile
     packages: tuple[ComposedPackage, ...]
@@ -32,6 +36,7 @@ class Build:
     version: str
     timestamp: int
     input_digest: str
+    limits: Limits = DEFAULTS
 
 
 def build(
@@ -47,7 +52,7 @@ def build(
     Returns the commit, to which no ref leads.  ``repository`` is asked for only when there is
     something to commit.  Raises what the steps raise.
     """
-    treefile, tree = wanted.treefile, Tree(work / "tree")
+    treefile, tree = wanted.treefile, Tree(work / "tree", wanted.limits)
     tree.root.mkdir()
     install(
         tree,

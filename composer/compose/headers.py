@@ -24,7 +24,7 @@ class PackageFacts:
 
     ``owned`` are the files (path, user, group) that are not root's; ``accounts`` the
     user() and group() provides with their versions; ``sysusers`` and ``passwd`` the
-    paths of such files in the package.
+    paths of such files in the package; ``size`` what it says to take when installed.
     """
 
     nevra: Nevra
@@ -33,6 +33,7 @@ class PackageFacts:
     accounts: tuple[tuple[str, str], ...]
     sysusers: tuple[str, ...]
     passwd: tuple[str, ...]
+    size: int = 0
 
 
 def read_facts(packages: Iterable[ComposedPackage]) -> tuple[PackageFacts, ...]:
@@ -57,6 +58,7 @@ def _facts(package: ComposedPackage) -> PackageFacts:
             accounts=tuple((n, v) for n, v in provides if n.startswith(("user(", "group("))),
             sysusers=tuple(n for n in names if n.startswith(_SYSUSERS) and n.endswith(".conf")),
             passwd=tuple(n for n in names if n in _PASSWD),
+            size=int(header["longsize"] or 0),
         )
 
 

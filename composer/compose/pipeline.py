@@ -27,6 +27,7 @@ from composer.compose.workspace import workspace
 from composer.errors import NothingNew, UsageError
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
+from composer.system.limits import DEFAULTS, Limits
 from composer.system.sandbox import require_sandbox
 
 # Part of the input digest: another number where the same input gives another tree.
@@ -42,7 +43,8 @@ class ComposeRequest:
     ``check_reproducible`` composes a second time, also when nothing changed, and moves the
     ref only when both commits are the same.
     ``is_published`` says of a ref and its commit whether all that is made of it is there:
-    an earlier run may have ended between the commit and its set.
+    an earlier run may have ended between the commit and its set.  ``limits`` are those of
+    each program that runs in the tree.
     """
 
     treefile: Path
@@ -56,6 +58,7 @@ class ComposeRequest:
     parent: bool = True
     signing: Signing | None = None
     is_published: Callable[[str, str], bool] = lambda ref, commit: True
+    limits: Limits = DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,7 @@ def _build(
         version=plan.version,
         timestamp=plan.timestamp,
         input_digest=plan.input_digest,
+        limits=request.limits,
     )
     created = repository is None
 

@@ -18,6 +18,7 @@ from composer.compose.units import enable, set_default_target
 from composer.errors import CommandFailed, ComposerError
 from composer.progress import Report, Step
 from composer.system.files import write_bytes
+from composer.system.limits import LimitExceeded
 from composer.system.sandbox import Bind
 
 _SCRIPT = "/run/postprocess"
@@ -72,6 +73,8 @@ def _run_script(tree: Tree, script: str, number: int, *, scratch: Path, timestam
     write_bytes(path, script.encode(), mode=0o755, durable=False)
     try:
         run_in_tree(tree, [_SCRIPT], timestamp=timestamp, extra=(Bind(path, _SCRIPT),))
+    except LimitExceeded as error:
+        raise error.within(f"postprocess[{number}]") from error
     except CommandFailed as error:
         first = script.split("\n", 1)[0]
         raise ScriptFailed(

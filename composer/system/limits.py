@@ -3,15 +3,21 @@
 rlimits do not hold root, and cgroups are not everybody's to make, so :class:`Watch`
 looks several times a second at what the processes of one PID namespace have, and raises
 :class:`LimitExceeded`; whoever runs them then ends the namespace, which the kernel does
-at once for all in it.  Looking is cheap; what is exact and dear (adding up files, shared
-memory) is done only where the cheap figure is beyond the limit.
+at once for all in it.  So that a fork bomb leaves it the time to look, the namespace gets
+few process numbers where the kernel can do that (since 6.14), and the watch real-time
+priority where it may have that.  Looking is cheap; what is exact and dear (adding up
+files, shared memory) is done only where the cheap figure is beyond the limit.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -26,6 +32,9 @@ _SHARE = 25
 # Stop before a file system or the memory of the machine is all used, by whomever.
 _LEAST_SPACE = 256 << 20
 _LEAST_MEMORY = _MEMORY // 32
+# The options of a compose that set the limits.
+TIME, PROCESSES = "--scriptlet-timeout", "--scriptlet-processes"
+MEMORY, SPACE = "--scriptlet-memory", "--scriptlet-space"
 # What is in memory although it looks like files.
 _IN_MEMORY = ("tmp", "run", "dev", "dev/shm")
 
@@ -45,11 +54,14 @@ class Limits:
     written: int = 4 << 30
 
 
+DEFAULTS = Limits()
+
+
 class LimitExceeded(ComposerError):
     """A sandboxed program that was ended because it used too much."""
 
-    def __init__(self, message: str, *, output: str = "") -> None:
-        super().__init__(message, hint="docs/sandbox.md tells how to allow it more")
+    def __init__(self, message: str, *, option: str, output: str = "") -> None:
+        super().__init__(message, hint=f"allow it more with {option}" if option else "")
         self.tell(output)
 
     def tell(self, output: str) -> None:
@@ -62,7 +74,7 @@ class TimeLimitExceeded(LimitExceeded):
     """A sandboxed program that did not end in time."""
 
     def __init__(self, *, seconds: float, output: str = "") -> None:
-        super().__init__(f"did not end within {seconds:g} seconds", output=output)
+        super().__init__(f"did not end within {seconds:g} seconds", option=TIME, output=output)
         self.seconds = seconds
 
 
@@ -105,6 +117,13 @@ class Watch:
         for process in self._processes():
             _write(f"/proc/{process}/oom_score_adj", "800")
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Make sure of being able to look, whatever they do, while the block runs."""
+        _give_few_numbers(self._first, self._limits.processes)
+        with _first_in_line():
+            yield
+
     @property
     def pause(self) -> float:
         """Seconds until the next look is due."""
@@ -132,7 +151,7 @@ class Watch:
     def _count(self, processes: Sequence[str]) -> None:
         most = self._limits.processes
         if len(processes) > most or sum(map(_threads, processes)) > most:
-            raise LimitExceeded(f"had more than {most} processes and threads")
+            raise LimitExceeded(f"had more than {most} processes and threads", option=PROCESSES)
 
     def _weigh(self, processes: Sequence[str]) -> None:
         most = self._limits.memory
@@ -140,9 +159,11 @@ class Watch:
         if files + sum(map(_private, processes)) > most:
             # The estimate takes pages that forked processes still share for each one's own.
             if files + sum(map(_proportional, processes)) > most:
-                raise LimitExceeded(f"used more than {_told(most)} of memory")
+                raise LimitExceeded(f"used more than {_told(most)} of memory", option=MEMORY)
         elif _available_memory() < _LEAST_MEMORY:
-            raise LimitExceeded(f"left less than {_told(_LEAST_MEMORY)} of memory on this machine")
+            raise LimitExceeded(
+                f"left less than {_told(_LEAST_MEMORY)} of memory on this machine", option=""
+            )
 
     def _files_in_memory(self) -> int:
         used: dict[int, int] = {}
@@ -170,14 +191,45 @@ class _Space:
     def look(self) -> None:
         free = _free(self._root)
         if free < self._least:
-            raise LimitExceeded(f"left only {_told(free)} free where the tree is being made")
+            raise LimitExceeded(
+                f"left only {_told(free)} free where the tree is being made", option=""
+            )
         if self._before - free <= self._allowed:
             return
         # Others write to this file system too.
         written = _changed(self._root, self._since)
         if written > self._most:
-            raise LimitExceeded(f"wrote more than {_told(self._most)}")
+            raise LimitExceeded(f"wrote more than {_told(self._most)}", option=SPACE)
         self._before, self._allowed = free, self._most - written
+
+
+def _give_few_numbers(first: int, processes: int) -> None:
+    """Let the namespace have little more than ``processes`` numbers, if the kernel can."""
+    # Before 6.14 the same file is the whole machine's.
+    if _kernel() < (6, 14) or shutil.which("nsenter") is None:
+        return
+    # When numbers begin anew, the kernel leaves out the first three hundred.
+    command = f"echo {processes + 400} > /proc/sys/kernel/pid_max"
+    argv = ["nsenter", "--target", str(first), "--pid", "--", "/bin/sh", "-c", command]
+    subprocess.run(argv, capture_output=True, check=False)
+
+
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+
+
+@contextmanager
+def _first_in_line() -> Iterator[None]:
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except OSError:  # a plain user, or a kernel that gives real time to some groups only
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def _namespace(process: int | str) -> str:

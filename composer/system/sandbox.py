@@ -17,14 +17,14 @@ import selectors
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from composer.errors import CommandFailed, MissingRequirement
 from composer.system import seccomp
 from composer.system.command import require_program
-from composer.system.limits import Clock, LimitExceeded, Limits, Watch
+from composer.system.limits import DEFAULTS, Clock, LimitExceeded, Limits, Watch
 
 # What librpm needs to write a tree.  SYS_CHROOT is for librpm and dracut's ldconfig.
 CAPABILITIES = (
@@ -128,7 +128,7 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         on_line: OnLine | None = None,
-        limits: Limits | None = None,
+        limits: Limits = DEFAULTS,
         clock: Clock | None = None,
     ) -> str:
         """Run ``argv`` to its end and return the tail of what it wrote.
@@ -140,13 +140,14 @@ class Sandbox:
         make the sandbox; whatever ``on_line`` raises ends the program too.
         """
         require_sandbox()
-        limits = limits or Limits()
         options = self._options({**ENVIRONMENT, **(env or {})})
         tail = OutputTail()
-        with _started(options, argv, stdin, pass_fds) as (process, first):
+        with _started(options, argv, stdin, pass_fds) as (process, first, begin):
             try:
                 watch = Watch(limits, first, self._writable()) if first else None
-                _follow(process, on_line, tail, clock or Clock(limits.seconds), watch)
+                with watch.kept() if watch else nullcontext():
+                    begin()
+                    _follow(process, on_line, tail, clock or Clock(limits.seconds), watch)
             except LimitExceeded as error:
                 error.tell(str(tail))
                 raise
@@ -221,10 +222,10 @@ def _names_beside_usr() -> list[str]:
 @contextmanager
 def _started(
     options: list[str], argv: Sequence[str], stdin: bytes, pass_fds: Sequence[int]
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Start the sandbox; gives it and its first process's number, 0 where none was made.
+) -> Iterator[tuple[subprocess.Popen[bytes], int, Callable[[], None]]]:
+    """Start the sandbox; gives it, its first process's number, and what begins the program.
 
-    At the end of the block no process of it is left.
+    The number is 0 where none was made.  At the end of the block no process of it is left.
     """
     with ExitStack() as opened:
         # Files, not pipes: nothing has to be fed while the output is being read.
@@ -236,23 +237,27 @@ def _started(
         told, tell = os.pipe()
         information = opened.enter_context(os.fdopen(told, "rb"))
         telling = opened.enter_context(os.fdopen(tell, "wb"))
+        blocked, release = os.pipe()
+        waiting = opened.enter_context(os.fdopen(blocked, "rb"))
+        beginning = opened.enter_context(os.fdopen(release, "wb"))
         process = subprocess.Popen(
-            [*options, "--info-fd", str(tell), "--", *argv],
+            [*options, "--info-fd", str(tell), "--block-fd", str(blocked), "--", *argv],
             stdin=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=(*pass_fds, tell),
+            pass_fds=(*pass_fds, tell, blocked),
             cwd="/",
             umask=0o022,
         )
         handle = -1
         try:
             telling.close()
+            waiting.close()
             # bubblewrap closes it when it has told, and when it fails.
             text = information.read()
             first = json.loads(text)["child-pid"] if text.strip() else 0
             handle = _handle(first)
-            yield process, first
+            yield process, first, beginning.close
         finally:
             _end(process, handle)
 
@@ -317,10 +322,11 @@ def _follow(
 
 def _keep(clock: Clock, watch: Watch | None) -> float:
     """See whether limits hold; returns the seconds until that is due again."""
-    clock.check()
     if watch is None:
+        clock.check()
         return clock.left
     watch.look()
+    clock.check()
     return min(clock.left, watch.pause)
 
 
