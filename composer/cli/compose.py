@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,37 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--gpg-homedir", type=click.Path(path_type=Path), help="GPG home directory with that key."
 )
+@click.option(
+    "--scriptlet-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1800,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a scriptlet or script may run.",
+)
+@click.option(
+    "--scriptlet-processes",
+    type=click.IntRange(min=10),
+    default=2000,
+    show_default=True,
+    metavar="NUMBER",
+    help="How many processes and threads may be there at once.",
+)
+@click.option(
+    "--scriptlet-memory",
+    type=click.IntRange(min=1),
+    show_default="three quarters of this machine's",
+    metavar="MB",
+    help="How much memory they may use together.",
+)
+@click.option(
+    "--scriptlet-space",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    metavar="MB",
+    help="How much they may write, beside what packages hold.",
+)
 @json_option
 @click.pass_obj
 def compose(
@@ -108,15 +140,25 @@ def compose(
     parent: bool,
     gpg_sign: str | None,
     gpg_homedir: Path | None,
+    scriptlet_timeout: float,
+    scriptlet_processes: int,
+    scriptlet_memory: int | None,
+    scriptlet_space: int,
     as_json: bool,
 ) -> None:
     """Compose TREEFILE into an OSTree commit; with --rpm-repo, its jigdo set too."""
     from composer.compose import pipeline
     from composer.compose.reproduce import NotReproducible
     from composer.system import seccomp
+    from composer.system.limits import Limits
 
     if strict_lockfile and not lockfiles:
         raise UsageError("--strict-lockfile needs --lockfile FILE")
+    limits = Limits(
+        seconds=scriptlet_timeout, processes=scriptlet_processes, written=scriptlet_space << 20
+    )
+    if scriptlet_memory:
+        limits = replace(limits, memory=scriptlet_memory << 20)
     request = pipeline.ComposeRequest(
         treefile=treefile,
         repo=repo,
@@ -133,6 +175,7 @@ def compose(
         gpg_key=gpg_sign or "",
         gpg_homedir=str(gpg_homedir or ""),
         is_published=_publication(rpm_repo, sbom),
+        limits=limits,
     )
     if not dry_run and not seccomp.is_available():
         console.warn(

@@ -25,6 +25,7 @@ from composer.compose.tree import Tree
 from composer.compose.treefile import Treefile
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
+from composer.system.limits import DEFAULTS, Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Build:
 
     ``parent`` is "" for a commit without one; ``backend`` is librpm's for the database;
     ``layers`` are in the repository at ``layered``.
+    ``limits`` are those of each scriptlet, script and other program that runs for it.
     """
 
     treefile: Treefile
@@ -47,6 +49,7 @@ class Build:
     backend: str = DEFAULT
     layers: tuple[Layer, ...] = ()
     layered: Path | None = None
+    limits: Limits = DEFAULTS
 
 
 def build(
@@ -62,7 +65,7 @@ def build(
     Returns the commit, to which no ref leads.  ``repository`` is asked for only when there is
     something to commit.  Raises what the steps raise.
     """
-    treefile, tree = wanted.treefile, Tree(work / "tree")
+    treefile, tree = wanted.treefile, Tree(work / "tree", wanted.limits)
     tree.root.mkdir()
     install(
         tree,

@@ -26,7 +26,7 @@ class PackageFacts:
     ``owned`` are the files (path, user, group) that are not root's; ``accounts`` the
     user() and group() provides with their versions; ``sysusers`` and ``passwd`` the
     paths of such files in the package; ``devices`` those of device files, but not of
-    overlayfs whiteouts.
+    overlayfs whiteouts; ``size`` what it says to take when installed, in bytes.
     """
 
     nevra: Nevra
@@ -36,6 +36,7 @@ class PackageFacts:
     sysusers: tuple[str, ...]
     passwd: tuple[str, ...]
     devices: tuple[str, ...] = ()
+    size: int = 0
 
 
 def read_facts(packages: Iterable[ComposedPackage]) -> tuple[PackageFacts, ...]:
@@ -61,6 +62,7 @@ def _facts(package: ComposedPackage) -> PackageFacts:
             sysusers=tuple(n for n in names if n.startswith(_SYSUSERS) and n.endswith(".conf")),
             passwd=tuple(n for n in names if n in _PASSWD),
             devices=_devices(header, names),
+            size=int(header["longsize"] or 0),
         )
 
 

@@ -13,7 +13,7 @@ import os
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from composer.compose import rpm_child
@@ -25,7 +25,8 @@ from composer.compose.tree import BadTree, Tree
 from composer.compose.treefile import Treefile
 from composer.errors import CommandFailed, ComposerError, MissingRequirement, NoSpace
 from composer.progress import Report, Step
-from composer.system.sandbox import ENVIRONMENT, Bind, OutputTail, Sandbox, TimeLimitExceeded
+from composer.system.limits import Clock, LimitExceeded, Limits
+from composer.system.sandbox import ENVIRONMENT, Bind, OutputTail, Sandbox
 
 RPMDB = "usr/share/rpm"
 _RPMDB_LINKS = (
@@ -37,6 +38,8 @@ _FULL_DISK = ("No space left on device", "database or disk is full", "cpio: writ
 _INSIDE = "/target"
 _CHILD = "/composer/rpm_child.py"
 _PYTHON = "/usr/bin/python3"
+# Seconds for one package's files, or for the database.
+_BETWEEN_SCRIPTLETS = 3600.0
 # Descriptors that the process has open besides those of the packages.
 _SPARE_DESCRIPTORS = 256
 
@@ -81,7 +84,7 @@ def install(
     """Install ``packages`` into the empty ``tree``.
 
     ``timestamp`` becomes the install time in the rpmdb, which ``backend`` writes.  Raises
-    ScriptletFailed, TransactionFailed, UnknownOwner, DeviceInTree, NoSpace,
+    ScriptletFailed, TransactionFailed, LimitExceeded, UnknownOwner, DeviceInTree, NoSpace,
     MissingRequirement.
     """
     facts = read_facts(packages)
@@ -92,7 +95,8 @@ def install(
     owner = next((i for i, f in enumerate(facts) if "/etc/passwd" in f.passwd), -1)
     with _descriptors(packages) as descriptors:
         job = _job(packages, descriptors, treefile, facts, accounts, owner, backend)
-        _run(tree, job, descriptors, timestamp, report)
+        limits = _with_packages(tree.limits, facts)
+        _run(tree, limits, job, descriptors, timestamp, report)
     require_owners(tree, facts)
     complete_shadow(tree)
     _lead_to_rpmdb(tree)
@@ -204,8 +208,18 @@ def _require_no_device(facts: Sequence[PackageFacts]) -> None:
             )
 
 
+def _with_packages(limits: Limits, facts: Sequence[PackageFacts]) -> Limits:
+    # Twice: files take whole blocks, and the database is written beside its journal.
+    return replace(limits, written=limits.written + 2 * sum(package.size for package in facts))
+
+
 def _run(
-    tree: Tree, job: dict[str, object], descriptors: Sequence[int], timestamp: int, report: Report
+    tree: Tree,
+    limits: Limits,
+    job: dict[str, object],
+    descriptors: Sequence[int],
+    timestamp: int,
+    report: Report,
 ) -> None:
     sandbox = Sandbox.of_host(
         Bind(tree.root, _INSIDE, writable=True),
@@ -215,7 +229,7 @@ def _run(
         # So that no process with our capabilities is there whose root a scriptlet could use.
         as_first=True,
     )
-    events = _Events(len(descriptors), report)
+    events = _Events(len(descriptors), limits, report)
     lifeline, held = os.pipe()
     try:
         sandbox.run(
@@ -226,10 +240,13 @@ def _run(
             env={"SOURCE_DATE_EPOCH": str(timestamp), "SYSTEMD_OFFLINE": "1"},
             pass_fds=(*descriptors, lifeline),
             on_line=events,
+            limits=limits,
+            clock=events.clock,
         )
     except CommandFailed as error:
         raise _explained(error.output) from error
-    except TimeLimitExceeded as error:
+    except LimitExceeded as error:
+        error.tell(_printed(error.output))
         raise error.within(events.doing) from error
     finally:
         os.close(lifeline)
@@ -254,32 +271,44 @@ def _explained(output: str) -> ComposerError:
 
 
 class _Events:
-    """Follows the child: reports packages, remembers what runs, raises what failed."""
+    """Follows the child: reports packages, remembers what runs, raises what failed.
 
-    def __init__(self, total: int, report: Report) -> None:
+    ``clock`` gives each scriptlet its own time.
+    """
+
+    def __init__(self, total: int, limits: Limits, report: Report) -> None:
         self._total, self._report, self._done = total, report, 0
-        self.doing = "the rpm transaction"
+        self._limits, self._package = limits, "the rpm transaction"
+        self.doing, self.clock = self._package, Clock(_BETWEEN_SCRIPTLETS)
 
     def __call__(self, line: bytes, output: OutputTail) -> None:
         event = json.loads(line)
         package, phase = event.get("package", ""), event.get("phase", "")
         match event["event"]:
             case "package":
-                self.doing = package
+                self.doing = self._package = package
+                self.clock.restart(_BETWEEN_SCRIPTLETS)
                 self._done = event["done"]
                 self._report(Step("install", self._done, self._total, "packages", package))
             case "script":
                 self.doing = f"{package}: {phase}"
+                self.clock.restart(self._limits.seconds)
                 self._report(Step("scriptlets", item=self.doing))
             case "script-ended":
+                self.doing = self._package
+                self.clock.restart(_BETWEEN_SCRIPTLETS)
                 self._report(Step("install", self._done, self._total, "packages", self.doing))
             case "script-failed":
-                printed = str(output).rpartition(rpm_child.OUTPUT_MARK.decode())[2]
-                raise ScriptletFailed(package=package, phase=phase, output=printed)
+                raise ScriptletFailed(package=package, phase=phase, output=_printed(str(output)))
             case "unpack-failed":
                 raise _explained(str(output)).within(package)
             case "problems":
                 raise _refused(event["texts"], output)
+
+
+def _printed(output: str) -> str:
+    """The part of the output that came from the last scriptlet."""
+    return output.rpartition(rpm_child.OUTPUT_MARK.decode())[2]
 
 
 def _refused(problems: list[str], output: OutputTail) -> ComposerError:

@@ -16,6 +16,7 @@ from pathlib import Path
 from composer.compose.tree import BadTree, Tree
 from composer.errors import CommandFailed, ComposerError
 from composer.progress import Report, Step
+from composer.system.limits import LimitExceeded
 from composer.system.sandbox import Bind, Sandbox
 
 _MODULES = "usr/lib/modules"
@@ -155,11 +156,16 @@ def run_in_tree(
 ) -> str:
     """Run a program of the tree in it, sandboxed; its /etc is /usr/etc.
 
-    Returns the tail of its output.  Raises CommandFailed.
+    Returns the tail of its output.  Raises CommandFailed, LimitExceeded.
     """
     etc = Bind(tree.directory("usr/etc"), "/etc", writable=True)
     sandbox = Sandbox.of_tree(tree.root, etc, *extra)
-    return sandbox.run(argv, stdin=stdin, env={"SOURCE_DATE_EPOCH": str(timestamp)})
+    try:
+        return sandbox.run(
+            argv, stdin=stdin, env={"SOURCE_DATE_EPOCH": str(timestamp)}, limits=tree.limits
+        )
+    except LimitExceeded as error:
+        raise error.within(argv[0]) from error
 
 
 def _copy_to_ostree_boot(tree: Tree, version: str) -> None:

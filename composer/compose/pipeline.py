@@ -35,6 +35,7 @@ from composer.ostree.repo import Repository
 from composer.progress import Report, Step
 from composer.rpm.changes import Changes, compare
 from composer.rpm.package import Nevra
+from composer.system.limits import DEFAULTS, Limits
 from composer.system.sandbox import require_sandbox
 
 # Part of the input digest: another number where the same input gives another tree.
@@ -53,7 +54,8 @@ class ComposeRequest:
     ``check_reproducible`` composes a second time, also when nothing changed, and moves the
     ref only when both commits are the same.
     ``is_published`` says of a ref and its commit whether all that is made of it is there:
-    an earlier run may have ended between the commit and its set.
+    an earlier run may have ended between the commit and its set.  ``limits`` are those of
+    each program that runs in the tree.
     """
 
     treefile: Path
@@ -71,6 +73,7 @@ class ComposeRequest:
     gpg_key: str = ""
     gpg_homedir: str = ""
     is_published: Callable[[str, str], bool] = lambda ref, commit: True
+    limits: Limits = DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +276,7 @@ def _build(
         backend=plan.database,
         layers=plan.layers,
         layered=request.repo if plan.layers else None,
+        limits=request.limits,
     )
     created = repository is None
 

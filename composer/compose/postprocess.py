@@ -27,6 +27,7 @@ from composer.compose.units import enable, set_default_target
 from composer.errors import CommandFailed, ComposerError
 from composer.progress import Report, Step
 from composer.system.files import write_bytes
+from composer.system.limits import LimitExceeded
 from composer.system.sandbox import Bind
 
 _SCRIPT = "/run/postprocess"
@@ -124,6 +125,8 @@ def _run_script(tree: Tree, path: Path, name: str, script: bytes, timestamp: int
     argv = ["/bin/sh", _SCRIPT] if text else [_SCRIPT]
     try:
         run_in_tree(tree, argv, timestamp=timestamp, extra=(Bind(path, _SCRIPT),))
+    except LimitExceeded as error:
+        raise error.within(name) from error
     except CommandFailed as error:
         raise ScriptFailed(
             f"{name}: the script ({first[:80]}) failed with status {error.status}",
