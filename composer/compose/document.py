@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
+from composer.compose import kickstart
 from composer.errors import ComposerError
 
 Trail = tuple[str | int, ...]
@@ -45,7 +46,7 @@ class Document:
 
     @classmethod
     def read(cls, path: Path) -> Document:
-        """Read ``path``: YAML if it is called ``.yaml`` or ``.yml``, else JSON.
+        """Read ``path``: YAML if it is ``.yaml`` or ``.yml``, kickstart if ``.ks``, else JSON.
 
         Raises TreefileError.
         """
@@ -61,7 +62,7 @@ class Document:
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise TreefileError(f"{path}: line {line}: not UTF-8 text") from error
-        parse = _parse_yaml if path.suffix in (".yaml", ".yml") else _parse_json
+        parse = _PARSERS.get(path.suffix, _parse_json)
         try:
             return parse(path, text)
         except RecursionError as error:
@@ -258,3 +259,18 @@ class _Builder:
 
     def _wrong(self, node: yaml.Node, trail: Trail, message: str) -> TreefileError:
         return Document(self._path, None, {trail: node.start_mark.line + 1}).wrong(trail, message)
+
+
+def _parse_kickstart(path: Path, text: str) -> Document:
+    try:
+        value, lines = kickstart.parse(text)
+    except kickstart.KickstartError as error:
+        raise TreefileError(f"{path}: line {error.line}: {error.message}") from error
+    return Document(path, value, lines)
+
+
+_PARSERS: Mapping[str, Callable[[Path, str], Document]] = {
+    ".yaml": _parse_yaml,
+    ".yml": _parse_yaml,
+    ".ks": _parse_kickstart,
+}

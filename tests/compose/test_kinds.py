@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from composer.compose.keys import KEYS, Keys, State
+from composer.compose.keys import Keys, State
 from composer.compose.treefile import Treefile
 from composer.compose.values import (
     AccountCheck,
@@ -64,7 +64,6 @@ def test_defaults_are_rpm_ostrees(tmp_path: Path) -> None:
     assert (treefile.ignore_devices, treefile.readonly_executables) == (True, False)
     assert treefile.check_groups == treefile.check_passwd == AccountCheck("previous")
     assert (treefile.rpmdb, treefile.sysusers) == ("target", "compose-auto")
-    assert (treefile.repo_metadata, treefile.advisories_metadata) == ("detached", "detached")
     assert (treefile.opt_usrlocal, treefile.automatic_version_suffix) == ("var", ".")
     assert (treefile.rojig, treefile.postprocess_script, treefile.gpg_key) == (None, None, "")
 
@@ -212,12 +211,9 @@ def test_what_is_not_there_yet_is_refused_by_a_compose(
 
 def test_keys_without_effect_are_one_warning(tmp_path: Path) -> None:
     write(tmp_path, "base.yaml", "cliwrap-binaries: [kernel-install]\n")
-    treefile = _complete(tmp_path, "include: base.yaml\ncliwrap: true\n")
+    treefile = _complete(tmp_path, "include: base.yaml\ncliwrap: true\nosname: a\n")
     treefile.require_complete()
-    assert treefile.warnings == ("without effect here: cliwrap, cliwrap-binaries",)
-    assert {key.name for key in KEYS if key.state is State.ACCEPTED} == {
-        "cliwrap", "cliwrap-binaries", "osname",
-    }  # fmt: skip
+    assert treefile.warnings == ("without effect here: cliwrap, cliwrap-binaries, osname",)
 
 
 def test_unknown_keys_are_warnings_in_json(tmp_path: Path) -> None:
