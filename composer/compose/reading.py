@@ -82,14 +82,14 @@ class Reader:
             self.read(target, above, where)
 
     def _checked(self, value: object, place: Place) -> dict[str, list[Said]]:
-        """Check the values of one mapping against their rows."""
+        """Check the values of one mapping against their rows; nothing is as if not said."""
         if not isinstance(value, dict):
             raise place.expected("a mapping of keys", value)
         own: dict[str, list[Said]] = {}
         for name, raw in value.items():
             where = place.at(name)
             key = self._find(name, where)
-            if key is None:
+            if key is None or raw is None:
                 continue
             checked = Said(key, key.kind.check(raw, where), where)
             if key.into:

@@ -14,7 +14,7 @@ def schema() -> dict[str, object]:
     properties: dict[str, Schema] = {}
     for key in KEYS:
         if "<" not in key.name:
-            said = {"description": key.meaning, **key.kind.schema}
+            said = {"description": key.meaning, **_or_nothing(key.kind.schema)}
             properties.update(dict.fromkeys((key.name, *key.aliases), said))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -22,11 +22,17 @@ def schema() -> dict[str, object]:
         "type": "object",
         "properties": properties,
         "patternProperties": {
-            f"^packages-({'|'.join((*ARCHITECTURES, *OTHER_ARCHITECTURES))})$": PACKAGES.schema,
+            f"^packages-({'|'.join((*ARCHITECTURES, *OTHER_ARCHITECTURES))})$": _or_nothing(
+                PACKAGES.schema
+            ),
             "comment": {},
         },
         "additionalProperties": False,
     }
+
+
+def _or_nothing(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 def table() -> str:

@@ -31,6 +31,14 @@ def test_values_and_defaults(tmp_path: Path) -> None:
     assert (treefile.boot_location, treefile.tmp_is_dir) == ("new", False)
 
 
+def test_key_with_nothing_is_as_if_it_was_not_there(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "packages: [a]\nselinux: false\n")
+    text = "include: base.yaml\npackages:\n  # - none any more\nselinux:\nunits: ~\n"
+    treefile = read(tmp_path, text)
+    assert (treefile.packages, treefile.selinux, treefile.units) == (("a",), False, ())
+    assert read(tmp_path, '{"units": null}', "os.json").units == ()
+
+
 def test_edition_2024_changes_defaults(tmp_path: Path) -> None:
     treefile = read(tmp_path, "edition: '2024'\n")
     assert (treefile.boot_location, treefile.tmp_is_dir) == ("modules", True)
