@@ -198,8 +198,12 @@ def _tell_unlocked(problem: _Problem, scratch: Path) -> None:
     except _Unsolved:
         return
     assert problem.lockfile is not None
-    known = problem.lockfile.packages
-    unlocked = [str(p.nevra) for p in packages if p.nevra.name not in known]
+    names, sources = problem.lockfile.packages, problem.lockfile.sources
+    unlocked = [
+        str(package.nevra)
+        for package in packages
+        if package.nevra.name not in names and package.source not in sources
+    ]
     if unlocked:
         rest = [f"and {len(unlocked) - _MOST} more"] if len(unlocked) > _MOST else []
         raise LockfileError(

@@ -16,9 +16,9 @@ from composer.compose.locking import LockedDigestMismatch
 from composer.compose.packages import fetch, lock
 from composer.compose.problems import SolveFailed
 from composer.compose.treefile import load
-from composer.errors import ChecksumMismatch
+from composer.errors import ChecksumMismatch, VerificationFailed
 from composer.progress import silent
-from tests.compose.rpms import Spec, repository
+from tests.compose.rpms import Spec, build, repository
 
 SPECS = (
     Spec("app", version="1", headers=["Requires: lib"]),
@@ -240,3 +240,23 @@ def test_source_packages_that_contradict_or_are_nowhere(bench: Bench) -> None:
     bench.lock({}, **{"source-packages": {"none": {"evr": "1-1"}}})
     with pytest.raises(LockfileError, match=r"source-packages\.none"):
         bench.solve("[app]")
+
+
+def test_local_rpm_is_locked_like_any_other(bench: Bench) -> None:
+    build(Spec("mine", headers=["Requires: lib"]), bench.path).rename(bench.path / "mine.rpm")
+    assert bench.solve("[mine.rpm]", get=True) == ["lib-2", "mine-1"]
+    bench.files = [bench.path / "written.json"]
+    assert bench.solve("[mine.rpm]", strict=True, get=True) == ["lib-2", "mine-1"]
+    build(Spec("mine", headers=["Provides: more"]), bench.path).rename(bench.path / "mine.rpm")
+    with pytest.raises(VerificationFailed, match=r"mine|packages are not those"):
+        bench.solve("[mine.rpm]", strict=True, get=True)
+    build(Spec("mine", version="2"), bench.path).rename(bench.path / "mine.rpm")
+    with pytest.raises(LockfileError, match=r"no repository has mine-1-1\.noarch; there is mine-2"):
+        bench.solve("[mine.rpm]")
+
+
+def test_strict_with_source_packages_lists_only_what_neither_locks(bench: Bench) -> None:
+    bench.lock({}, **{"source-packages": {"app": {"evr": "1-1"}}})
+    with pytest.raises(LockfileError) as caught:
+        bench.solve("[app]", strict=True)
+    assert caught.value.details == ("lib-2-1.noarch",)
