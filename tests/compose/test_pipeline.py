@@ -19,6 +19,7 @@ from composer.compose.install import ScriptletFailed
 from composer.compose.labels import NoPolicy
 from composer.compose.pipeline import ComposeRequest, ComposeResult, compose
 from composer.compose.postprocess import ScriptFailed
+from composer.compose.treefile import load
 from composer.errors import ComposerError, NoSpace, NothingNew, UsageError
 from composer.ostree.repo import Repository
 from composer.progress import silent
@@ -467,3 +468,36 @@ def _wait_until(condition: object, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_fixture_with_most_keys(tmp_path: Path, fixture_repos: FixtureRepos) -> None:
+    everything = CHECKOUT / "treefiles/fixture-all.yaml"
+    keys = load(everything, basearch="x86_64").given
+    assert len(keys) >= 40
+    wanted = request(tmp_path, everything, fixture=str(fixture_repos.gen1))
+    result = compose(replace(wanted, check_reproducible=True), silent)
+    assert (result.ref, result.version) == ("fixture/x86_64/testing", "1")
+    assert "no errors" in ostree(tmp_path / "repo", "fsck")
+    second = run(tmp_path, everything, fixture=str(fixture_repos.gen2))
+    assert second.version == "1-1"
+    tree = tmp_path / "tree"
+    ostree(tmp_path / "repo", "checkout", "--force-copy", result.ref, str(tree))
+    assert {p.ref.nevra.name for p in second.packages} >= {"vcs", "zones", "plugin-red"}
+    assert "OSTREE_VERSION='1-1'" in (tree / "usr/lib/os-release").read_text()
+    assert (tree / "usr/share/fixture/stream").read_text() == "data: made\n"
+    assert (tree / "opt/vendor/data").exists()
+    assert (tree / "usr/bin/welcome").stat().st_mode & 0o777 == 0o555
+    assert not (tree / "usr/etc/motd").exists()
+    assert not list((tree / "usr/etc/paint.d").iterdir())
+    assert not (tree / "usr/share/doc/paint/README").exists()
+    assert {p.name for p in (tree / "usr/share/locale").iterdir()} == {"de", "ja"}
+    passwd = (tree / "usr/lib/passwd").read_text()
+    assert "messaged:x:81:81:" in passwd
+    assert "retired:x:170:" in passwd
+    assert "painter:" in passwd
+    assert "messages:x:180:messaged" in (tree / "usr/etc/group").read_text()
+    target = tree / "usr/lib/systemd/system/default.target"
+    assert os.readlink(target) == "multi-user.target"
+    repository = Repository.open(tmp_path / "repo")
+    metadata = repository.commit(repository.require(result.ref)).metadata
+    assert metadata["fixture.stream"] == "testing"
