@@ -151,6 +151,7 @@ def compose(
     from composer.compose.reproduce import NotReproducible
     from composer.system import seccomp
     from composer.system.limits import Limits
+    from composer.system.userns import become_root
 
     if strict_lockfile and not lockfiles:
         raise UsageError("--strict-lockfile needs --lockfile FILE")
@@ -177,6 +178,8 @@ def compose(
         is_published=_publication(rpm_repo, sbom),
         limits=limits,
     )
+    if not dry_run:
+        become_root()
     if not dry_run and not seccomp.is_available():
         console.warn(
             "scriptlets run without a filter of system calls: Python's libseccomp is missing"

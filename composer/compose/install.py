@@ -25,6 +25,7 @@ from composer.compose.tree import BadTree, Tree
 from composer.compose.treefile import Treefile
 from composer.errors import CommandFailed, ComposerError, MissingRequirement, NoSpace
 from composer.progress import Report, Step
+from composer.system import userns
 from composer.system.limits import Clock, LimitExceeded, Limits
 from composer.system.sandbox import ENVIRONMENT, Bind, OutputTail, Sandbox
 
@@ -91,6 +92,7 @@ def install(
     if not treefile.ignore_devices:
         _require_no_device(facts)
     accounts = _plan(facts, known)
+    _require_ids(accounts)
     _prepare(tree, accounts)
     owner = next((i for i, f in enumerate(facts) if "/etc/passwd" in f.passwd), -1)
     with _descriptors(packages) as descriptors:
@@ -125,6 +127,19 @@ def _merged(lines: Sequence[str], text: str) -> str:
     names = {line.partition(":")[0] for line in lines}
     more = [line for line in text.splitlines() if line.partition(":")[0] not in names]
     return "".join(f"{line}\n" for line in (*lines, *more))
+
+
+def _require_ids(accounts: Accounts) -> None:
+    """Refuse what a plain user's namespace has no id for, before chown says "Invalid argument"."""
+    for kind, lines in (("user", accounts.passwd), ("group", accounts.group)):
+        for line in lines:
+            name, _, number = line.split(":")[:3]
+            if not userns.has(kind, int(number)):
+                raise MissingRequirement(
+                    f"the {kind} {name} has the number {number}, for which "
+                    f"there is no subordinate {kind} id",
+                    hint="grant more of them, see docs/install.md, or compose as root",
+                )
 
 
 def _prepare(tree: Tree, accounts: Accounts) -> None:

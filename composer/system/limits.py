@@ -29,6 +29,8 @@ _MEMORY = _PAGE * os.sysconf("SC_PHYS_PAGES")
 _SHORTEST_PAUSE = 0.1
 # Watching takes at most one part in this of a processor.
 _SHARE = 25
+# What the watched are given where the watch cannot have more.
+_NICE = 5
 # Stop before a file system or the memory of the machine is all used, by whomever.
 _LEAST_SPACE = 256 << 20
 _LEAST_MEMORY = _MEMORY // 32
@@ -121,7 +123,9 @@ class Watch:
     def kept(self) -> Iterator[None]:
         """Make sure of being able to look, whatever they do, while the block runs."""
         _give_few_numbers(self._first, self._limits.processes)
-        with _first_in_line():
+        with _first_in_line() as first:
+            if not first:
+                os.setpriority(os.PRIO_PROCESS, self._first, _NICE)
             yield
 
     @property
@@ -219,15 +223,16 @@ def _kernel() -> tuple[int, ...]:
 
 
 @contextmanager
-def _first_in_line() -> Iterator[None]:
+def _first_in_line() -> Iterator[bool]:
+    """Give this process real-time priority, if it may have that, and tell whether."""
     policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except OSError:  # a plain user, or a kernel that gives real time to some groups only
-        yield
+        yield False
         return
     try:
-        yield
+        yield True
     finally:
         os.sched_setscheduler(0, policy, parameters)
 

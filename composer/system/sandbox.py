@@ -25,6 +25,7 @@ from composer.errors import CommandFailed, MissingRequirement
 from composer.system import seccomp
 from composer.system.command import require_program
 from composer.system.limits import DEFAULTS, Clock, LimitExceeded, Limits, Watch
+from composer.system.userns import forbidding
 
 # What librpm needs to write a tree.  SYS_CHROOT is for librpm and dracut's ldconfig.
 CAPABILITIES = (
@@ -190,7 +191,7 @@ def require_sandbox() -> None:
     if os.geteuid() != 0:
         raise MissingRequirement(
             "the sandbox needs root: files get their owners and capabilities in it",
-            hint="run the same command as root, for example with sudo",
+            hint="compose as a plain user with subordinate ids, or as root; see docs/install.md",
         )
 
 
@@ -382,6 +383,6 @@ def _refuse_setup_failure(output: str) -> None:
         if line.startswith("bwrap: ") and not line.startswith("bwrap: execvp"):
             raise MissingRequirement(
                 "this machine does not let bubblewrap make a sandbox",
-                details=[line],
+                details=[line, *forbidding()],
                 hint="inside a container, start it privileged; else see docs/sandbox.md",
             )
