@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,12 +32,12 @@ from composer.compose.metadata import (
 from composer.compose.packages import ComposedPackage
 from composer.compose.tree import Tree
 from composer.errors import BoundExceeded, ComposerError
+from composer.ostree.committing import Attributes, write_tree
 from composer.ostree.repo import Repository
 from composer.rpm.listing import OWN_LIST
 
 INPUT_DIGEST = "rpmostree.inputhash"
 PACKAGES = OWN_LIST
-_CAPABILITY = "security.capability"
 _LARGEST_TEXT = 16 << 20
 
 
@@ -129,11 +129,13 @@ def commit(repository: Repository, tree: Tree, request: CommitRequest) -> Object
     """
     values, detached = _metadata(request)
     labels = policy_of(tree, version=request.label_version) if request.selinux else nullcontext()
-    with labels as policy, repository.libostree() as (ostree, repo), repository.transaction():
-        mtree = _write_tree(ostree, repo, tree, policy, request.signatures)
-        _, root = repo.write_mtree(mtree, None)
+    with labels as policy, repository.transaction():
+        attributes = _attributes(policy, request.signatures)
+        written = write_tree(repository, tree.root, attributes=attributes)
     # A transaction lands in no order: the commit comes after all that it names.
-    with repository.libostree() as (_, repo), repository.transaction():
+    with repository.libostree() as (ostree, repo), repository.transaction():
+        mtree = ostree.MutableTree.new_from_checksum(repo, str(written.tree), str(written.meta))
+        _, root = repo.write_mtree(mtree, None)
         _, checksum = repo.write_commit_with_time(
             request.parent or None, None, None, finished(values), root, request.timestamp, None
         )
@@ -150,82 +152,23 @@ def _text(metadata: Any, key: str) -> str:
     return value.get_string() if value is not None and value.get_type_string() == "s" else ""
 
 
-def _write_tree(ostree: Any, repo: Any, tree: Tree, policy: Any, signatures: Signatures) -> Any:
-    """Write all objects and return the mutable tree.
+def _attributes(policy: Any, signatures: Signatures) -> Attributes | None:
+    """Return what gives each file its label and signature; None where there are none."""
+    if policy is None and not signatures:
+        return None
 
-    A callback into Python for each file's attributes would cost more than the files; so
-    they are skipped, and the few files that have some are written on their own.
-    """
-    written = {
-        name: _write_with_attributes(repo, tree, name, attributes, policy)
-        for name, attributes in sorted(_with_attributes(tree, signatures))
-    }
-    flags = ostree.RepoCommitModifierFlags
-    modifier = ostree.RepoCommitModifier.new(flags.SKIP_XATTRS | flags.CONSUME, None, None)
-    if policy is not None:
-        modifier.set_sepolicy(policy)
-    mtree = ostree.MutableTree.new()
-    descriptor = os.open(tree.root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        repo.write_dfd_to_mtree(descriptor, ".", mtree, modifier, None)
-    finally:
-        os.close(descriptor)
-    for name, checksum in written.items():
-        # walk() leads to the directory of the path's last component.
-        _, directory = mtree.walk(name.split("/"), 0)
-        directory.replace_file(name.rpartition("/")[2], checksum)
-    return mtree
-
-
-_Attributes = tuple[tuple[str, bytes], ...]
-
-
-def _with_attributes(tree: Tree, signatures: Signatures) -> Iterator[tuple[str, _Attributes]]:
-    """Yield names of files that have extended attributes to keep, and these."""
-    for directory, _, names in os.walk(tree.root):
-        for name in names:
-            path = f"{directory}/{name}"
-            found = []
-            try:
-                value = os.getxattr(path, _CAPABILITY, follow_symlinks=False)
-                found.append((_CAPABILITY, value))
-            except OSError:
-                pass
-            if signatures:
-                status = os.lstat(path)
-                signed = signatures.get((status.st_dev, status.st_ino))
-                # Another file may have the number of one that is gone.
-                regular = stat.S_ISREG(status.st_mode)
-                if signed is not None and regular and signed.covers(Path(path)):
-                    found.append((IMA, signed.signature))
-            if found:
-                yield os.path.relpath(path, tree.root), tuple(found)
-
-
-def _write_with_attributes(
-    repo: Any, tree: Tree, name: str, attributes: _Attributes, policy: Any
-) -> str:
-    from gi.repository import GLib
-
-    path = tree.root / name
-    status = path.lstat()
-    xattrs = [(key.encode() + b"\0", value) for key, value in attributes]
-    if policy is not None:
-        _, label = policy.get_label(f"/{name}", status.st_mode, None)
+    def attributes(name: str, path: str, status: os.stat_result) -> list[tuple[bytes, bytes]]:
+        found = []
+        # Another file may have the number of one that is gone.
+        signed = signatures.get((status.st_dev, status.st_ino))
+        if signed is not None and stat.S_ISREG(status.st_mode) and signed.covers(Path(path)):
+            found.append((IMA.encode(), signed.signature))
+        label = policy.get_label(name, status.st_mode, None)[1] if policy is not None else None
         if label:
-            xattrs.append((b"security.selinux\0", label.encode() + b"\0"))
-    variant = GLib.Variant("a(ayay)", sorted(xattrs))
-    checksum = repo.write_regfile_inline(
-        None,
-        status.st_uid,
-        status.st_gid,
-        stat.S_IFREG | stat.S_IMODE(status.st_mode),
-        variant,
-        path.read_bytes(),
-        None,
-    )
-    path.unlink()
-    return str(checksum)
+            found.append((b"security.selinux", label.encode() + b"\0"))
+        return found
+
+    return attributes
 
 
 def _metadata(request: CommitRequest) -> tuple[dict[str, Any], dict[str, Any]]:
