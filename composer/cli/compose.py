@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import platform
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from composer.cli.config import cachedir_option
-from composer.cli.console import Console, human_bytes, json_option
+from composer.cli.console import Console, human_bytes, json_option, plain
 from composer.errors import UsageError
 
 if TYPE_CHECKING:
     from composer.compose.pipeline import ComposeRequest, ComposeResult
     from composer.mirror.making import MadeSet
     from composer.progress import Report
+    from composer.rpm.changes import Changes
 
 
 def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -38,7 +40,12 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--rpm-repo",
     type=click.Path(path_type=Path),
-    help="Also build the jigdo set, into this rpm-md repository.",
+    help="Also build the jigdo set, into this rpm-md repository, its bill of materials beside it.",
+)
+@click.option(
+    "--sbom",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write the commit's bill of materials (CycloneDX JSON) to this file.",
 )
 @cachedir_option
 @click.option(
@@ -54,7 +61,18 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
     show_default="this machine's",
     help="Architecture of the tree.",
 )
-@click.option("--dry-run", is_flag=True, help="Only solve; print the packages.")
+@click.option(
+    "--lockfile",
+    "lockfiles",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Take locked packages in these versions only.  Repeatable; later ones override.",
+)
+@click.option("--strict-lockfile", is_flag=True, help="Take nothing that is not locked.")
+@click.option(
+    "--write-lockfile", type=click.Path(path_type=Path), help="Write a lockfile of the solution."
+)
+@click.option("--dry-run", is_flag=True, help="Only solve; print the packages and what changes.")
 @click.option("--force-nocache", is_flag=True, help="Compose although nothing changed.")
 @click.option(
     "--check-reproducible",
@@ -67,9 +85,40 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
     show_default=True,
     help="Make the ref's current commit the parent.",
 )
-@click.option("--gpg-sign", metavar="KEYID", help="Sign the commit with this GPG key.")
+@click.option("--gpg-sign", metavar="KEYID", help="Sign with this GPG key, not the treefile's.")
 @click.option(
     "--gpg-homedir", type=click.Path(path_type=Path), help="GPG home directory with that key."
+)
+@click.option(
+    "--scriptlet-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1800,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a scriptlet or script may run.",
+)
+@click.option(
+    "--scriptlet-processes",
+    type=click.IntRange(min=10),
+    default=2000,
+    show_default=True,
+    metavar="NUMBER",
+    help="How many processes and threads may be there at once.",
+)
+@click.option(
+    "--scriptlet-memory",
+    type=click.IntRange(min=1),
+    show_default="three quarters of this machine's",
+    metavar="MB",
+    help="How much memory they may use together.",
+)
+@click.option(
+    "--scriptlet-space",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    metavar="MB",
+    help="How much they may write, beside what packages hold.",
 )
 @json_option
 @click.pass_obj
@@ -78,37 +127,59 @@ def compose(
     treefile: Path,
     repo: Path,
     rpm_repo: Path | None,
+    sbom: Path | None,
     cachedir: Path,
     repositories: tuple[str, ...],
     basearch: str,
+    lockfiles: tuple[Path, ...],
+    strict_lockfile: bool,
+    write_lockfile: Path | None,
     dry_run: bool,
     force_nocache: bool,
     check_reproducible: bool,
     parent: bool,
     gpg_sign: str | None,
     gpg_homedir: Path | None,
+    scriptlet_timeout: float,
+    scriptlet_processes: int,
+    scriptlet_memory: int | None,
+    scriptlet_space: int,
     as_json: bool,
 ) -> None:
     """Compose TREEFILE into an OSTree commit; with --rpm-repo, its jigdo set too."""
     from composer.compose import pipeline
-    from composer.compose.commit import Signing
     from composer.compose.reproduce import NotReproducible
-    from composer.mirror.publish import is_published
     from composer.system import seccomp
+    from composer.system.limits import Limits
+    from composer.system.userns import become_root
 
+    if strict_lockfile and not lockfiles:
+        raise UsageError("--strict-lockfile needs --lockfile FILE")
+    limits = Limits(
+        seconds=scriptlet_timeout, processes=scriptlet_processes, written=scriptlet_space << 20
+    )
+    if scriptlet_memory:
+        limits = replace(limits, memory=scriptlet_memory << 20)
     request = pipeline.ComposeRequest(
         treefile=treefile,
         repo=repo,
         cachedir=cachedir,
         basearch=basearch,
         repositories=parse_repositories(repositories),
+        lockfiles=lockfiles,
+        strict_lockfile=strict_lockfile,
+        write_lockfile=write_lockfile,
         dry_run=dry_run,
         force=force_nocache,
         check_reproducible=check_reproducible,
         parent=parent,
-        signing=Signing(gpg_sign, str(gpg_homedir or "")) if gpg_sign else None,
-        is_published=partial(is_published, rpm_repo) if rpm_repo else lambda ref, commit: True,
+        gpg_key=gpg_sign or "",
+        gpg_homedir=str(gpg_homedir or ""),
+        is_published=_publication(rpm_repo, sbom),
+        limits=limits,
     )
+    if not dry_run:
+        become_root()
     if not dry_run and not seccomp.is_available():
         console.warn(
             "scriptlets run without a filter of system calls: Python's libseccomp is missing"
@@ -118,11 +189,49 @@ def compose(
         with console.progress(as_json=as_json) as report:
             result = pipeline.compose(request, report)
             made = _publish(result, request, rpm_repo, gpg_homedir, report) if rpm_repo else None
+            sboms = _write_sboms(result, repo, made, sbom, report)
     except NotReproducible as error:
         if as_json:
             console.json(error.document())
         raise
-    show(console, result, made, as_json=as_json)
+    show(console, result, made, sboms, as_json=as_json)
+
+
+def _publication(rpm_repo: Path | None, sbom: Path | None) -> Callable[[str, str], bool]:
+    """Tell of a commit whether its set and its bills of materials are where they were wanted."""
+
+    def is_there(ref: str, commit: str) -> bool:
+        from composer.compose.sbom import SUFFIX, describes
+        from composer.mirror.publish import published
+
+        wanted = [sbom] if sbom else []
+        if rpm_repo:
+            entry = published(rpm_repo, ref, commit)
+            if entry is None:
+                return False
+            wanted.append((rpm_repo / entry.location).with_suffix(SUFFIX))
+        return all(describes(path, ref, commit) for path in wanted)
+
+    return is_there
+
+
+def _write_sboms(
+    result: ComposeResult, repo: Path, made: MadeSet | None, sbom: Path | None, report: Report
+) -> list[Path]:
+    from composer.checksum import ObjectChecksum
+    from composer.compose.sbom import SUFFIX, write_sbom
+    from composer.ostree.repo import Repository
+    from composer.progress import Step
+
+    wanted = [sbom] if sbom else []
+    wanted += [made.rpm.with_suffix(SUFFIX)] if made else []
+    if not result.commit:  # a dry run
+        return []
+    commit = ObjectChecksum.parse(result.commit)
+    for path in wanted:
+        report(Step("bill of materials", item=str(path)))
+        write_sbom(Repository.open(repo), result.ref, commit, result.packages, path)
+    return wanted
 
 
 def _publish(
@@ -142,14 +251,21 @@ def _publish(
         ref=result.ref,
         output=rpm_repo,
         cachedir=request.cachedir,
-        gpg_key=request.signing.key if request.signing else "",
+        gpg_key=result.signing.key if result.signing else "",
         gpg_homedir=gpg_homedir,
     )
     packages = [LocalPackage(package.ref, package.path) for package in result.packages]
     return make_set(Repository.open(request.repo), packages, wanted, report)
 
 
-def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_json: bool) -> None:
+def show(
+    console: Console,
+    result: ComposeResult,
+    made: MadeSet | None,
+    sboms: list[Path],
+    *,
+    as_json: bool,
+) -> None:
     """Print the outcome; after a dry run, the packages and what changes."""
     packages = [str(package.nevra) for package in result.solution.packages]
     for warning in result.warnings:
@@ -162,10 +278,14 @@ def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_js
                 "version": result.version or None,
                 "parent": result.parent or None,
                 "packages": packages,
+                "changes": result.changes.summary(),
+                "download_bytes": result.solution.to_download,
                 "reproducible": True if result.varied else None,
                 "varied": list(result.varied),
                 "seconds": dict(result.seconds),
+                "advisories_fixed": [advisory.document() for advisory in result.fixed],
                 "set": made.summary() if made else None,
+                "sbom": [str(path) for path in sboms],
             }
         )
         return
@@ -182,14 +302,35 @@ def show(console: Console, result: ComposeResult, made: MadeSet | None, *, as_js
     if console.verbose:
         for phase, seconds in result.seconds.items():
             console.say(f"{phase}: {seconds:.1f} s")
+    if result.fixed:
+        console.result(f"advisories {plain(', '.join(one.ident for one in result.fixed))}")
     if made:
         console.result(f"set {made.rpm}, {human_bytes(made.entry.length)}")
+    for path in sboms:
+        console.result(f"bill of materials {path}")
 
 
 def _show_dry_run(console: Console, result: ComposeResult, packages: list[str]) -> None:
-    before = set(result.before)
-    for name in sorted(before.union(packages)):
-        mark = " " if name in before and name in packages else "+" if name in packages else "-"
-        console.result(f"{mark} {name}" if before else name)
+    for name in packages:
+        console.result(name)
+    if result.before:
+        for line in _change_lines(result.changes):
+            console.result(line)
     size = sum(package.size for package in result.solution.packages)
-    console.say(f"{len(packages)} packages, {size} bytes; nothing was written")
+    console.say(
+        f"{len(packages)} packages, {human_bytes(size)}, of them"
+        f" {human_bytes(result.solution.to_download)} to download; nothing was written"
+    )
+
+
+def _change_lines(changes: Changes) -> Iterator[str]:
+    if not changes:
+        yield "No package changes."
+    for title, pairs in (("Upgraded", changes.upgraded), ("Downgraded", changes.downgraded)):
+        if pairs:
+            yield f"{title}:"
+        yield from (f"  {old} -> {new}" for old, new in pairs)
+    for title, packages in (("Added", changes.added), ("Removed", changes.removed)):
+        if packages:
+            yield f"{title}:"
+        yield from (f"  {package}" for package in packages)

@@ -145,6 +145,8 @@ def _pairs(rows: Iterable[object]) -> Iterator[tuple[str, str]]:
 
 
 def _word(words: Sequence[str], number: int) -> str:
+    if not 0 <= number < 1 << 32:
+        return words[0]
     # All integers in OSTree's metadata are in network byte order.
     index = int.from_bytes(number.to_bytes(4, "big"), sys.byteorder)
     return words[index] if index < len(words) else words[0]

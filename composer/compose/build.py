@@ -6,32 +6,50 @@ A :class:`Build` is the whole input, a plain value that can go to another proces
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer.checksum import ObjectChecksum
-from composer.compose.account_check import require_agreement
+from composer.compose.account_check import ExpectedAccounts, require_agreement
 from composer.compose.commit import CommitRequest, Signing, commit
+from composer.compose.ima import read_signatures
 from composer.compose.install import KnownAccounts, install
+from composer.compose.layers import Layer, lay
+from composer.compose.layout import arrange
+from composer.compose.metadata import Origin
 from composer.compose.packages import ComposedPackage
 from composer.compose.postprocess import postprocess
+from composer.compose.removal import remove_from_packages
+from composer.compose.rpmdb import DEFAULT, convert_for_tree
 from composer.compose.tree import Tree
 from composer.compose.treefile import Treefile
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
+from composer.system.limits import DEFAULTS, Limits
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What a commit is made of.  ``parent`` is "" for a commit without one."""
+    """What a commit is made of.
+
+    ``parent`` is "" for a commit without one; ``backend`` is librpm's for the database;
+    ``layers`` are in the repository at ``layered``.
+    ``limits`` are those of each scriptlet, script and other program that runs for it.
+    """
 
     treefile: Treefile
     packages: tuple[ComposedPackage, ...]
     known: KnownAccounts
+    expected: ExpectedAccounts
     parent: str
     version: str
     timestamp: int
     input_digest: str
+    origin: Origin = field(default_factory=Origin)
+    backend: str = DEFAULT
+    layers: tuple[Layer, ...] = ()
+    layered: Path | None = None
+    limits: Limits = DEFAULTS
 
 
 def build(
@@ -47,7 +65,7 @@ def build(
     Returns the commit, to which no ref leads.  ``repository`` is asked for only when there is
     something to commit.  Raises what the steps raise.
     """
-    treefile, tree = wanted.treefile, Tree(work / "tree")
+    treefile, tree = wanted.treefile, Tree(work / "tree", wanted.limits)
     tree.root.mkdir()
     install(
         tree,
@@ -56,9 +74,27 @@ def build(
         timestamp=wanted.timestamp,
         known=wanted.known,
         report=report,
+        backend=wanted.backend,
     )
-    kernel = postprocess(tree, treefile, scratch=work, timestamp=wanted.timestamp, report=report)
-    require_agreement(tree, wanted.known)
+    signatures = read_signatures(tree, wanted.packages) if treefile.ima else {}
+    report(Step("postprocess", item="layout"))
+    removals = [(r.package, r.patterns, r.where) for r in treefile.remove_from_packages]
+    remove_from_packages(tree, wanted.packages, removals)
+    overlaid = treefile.opt_usrlocal_overlays
+    arrange(tree, opt_usrlocal="state-overlay" if overlaid else treefile.opt_usrlocal)
+    if treefile.rpmdb == "target":
+        convert_for_tree(tree, scratch=work, timestamp=wanted.timestamp)
+    if wanted.layered is not None:
+        lay(tree, Repository.open(wanted.layered), wanted.layers)
+    kernel = postprocess(
+        tree,
+        treefile,
+        version=wanted.version,
+        scratch=work,
+        timestamp=wanted.timestamp,
+        report=report,
+    )
+    require_agreement(tree, wanted.expected)
     report(Step("commit", item=treefile.ref))
     return commit(
         repository(),
@@ -71,6 +107,13 @@ def build(
             kernel=kernel,
             packages=wanted.packages,
             selinux=treefile.selinux,
+            label_version=treefile.selinux_label_version,
             signing=signing,
+            origin=wanted.origin,
+            signatures=signatures,
+            repo_metadata=treefile.repo_metadata,
+            advisories_metadata=treefile.advisories_metadata,
+            added=treefile.add_commit_metadata,
+            container_cmd=treefile.container_cmd,
         ),
     )

@@ -1,35 +1,48 @@
 """The commit: the tree into an OSTree repository, then the commit; refs are left alone.
 
-Rules kept here: of extended attributes only security.capability is stored, and labels
-from the tree's own policy; metadata is in a fixed order; the timestamp is an argument.
+Rules kept here: of extended attributes only security.capability is stored, labels from
+the tree's own policy, and IMA signatures from package headers; the timestamp is an argument.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from composer.checksum import ObjectChecksum
+from composer.compose.advisories import Advisory
+from composer.compose.history import advisories_of
+from composer.compose.ima import XATTR as IMA
+from composer.compose.ima import Signatures
+from composer.compose.labels import policy_of
+from composer.compose.metadata import (
+    DETACHED,
+    Origin,
+    finished,
+    joined,
+    json_values,
+    origin_values,
+    package_values,
+)
 from composer.compose.packages import ComposedPackage
 from composer.compose.tree import Tree
-from composer.errors import ComposerError
+from composer.errors import BoundExceeded, ComposerError
+from composer.ostree.committing import Attributes, write_tree
 from composer.ostree.repo import Repository
+from composer.rpm.listing import OWN_LIST
 
 INPUT_DIGEST = "rpmostree.inputhash"
-PACKAGES = "jigdo-composer.packages"
-_CAPABILITY = "security.capability"
+PACKAGES = OWN_LIST
+_LARGEST_TEXT = 16 << 20
 
 
 class CommitFailed(ComposerError):
     """libostree could not make the commit."""
-
-
-class NoPolicy(ComposerError):
-    """``selinux: true``, but the tree has no policy to label with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,7 @@ class Previous:
     version: str = ""
     input_digest: str = ""
     packages: tuple[str, ...] = ()
+    advisories: tuple[Advisory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +66,12 @@ class Signing:
 
 @dataclass(frozen=True, slots=True)
 class CommitRequest:
-    """What is said about a tree when it is committed."""
+    """What is said about a tree when it is committed.
+
+    ``repo_metadata`` and ``advisories_metadata`` are one of INLINE, DETACHED and DISABLED;
+    ``added`` are JSON values for the metadata.
+    With ``label_version`` 1, /usr/etc is labelled as the /etc that it becomes.
+    """
 
     parent: str
     version: str
@@ -61,7 +80,14 @@ class CommitRequest:
     kernel: str
     packages: Sequence[ComposedPackage]
     selinux: bool
+    label_version: int = 0
     signing: Signing | None = None
+    origin: Origin = field(default_factory=Origin)
+    repo_metadata: str = DETACHED
+    advisories_metadata: str = DETACHED
+    added: Mapping[str, object] = field(default_factory=dict)
+    container_cmd: Sequence[str] = ()
+    signatures: Signatures = field(default_factory=dict)
 
 
 def previous(repository: Repository, ref: str) -> Previous:
@@ -78,40 +104,44 @@ def previous(repository: Repository, ref: str) -> Previous:
             version=_text(metadata, "version"),
             input_digest=_text(metadata, INPUT_DIGEST),
             packages=tuple(name for name, _, _ in listed.unpack()) if listed else (),
+            advisories=advisories_of(repository, checksum),
         )
 
 
 def read_committed(repository: Repository, commit: str, name: str) -> str | None:
-    """Return the text of a file in a commit, or None where it has none."""
-    from gi.repository import Gio, GLib
+    """Return the text of a file in a commit, or None where it has none.
 
-    with repository.libostree() as (_, repo):
-        _, root, _ = repo.read_commit(commit, None)
-        file = root.resolve_relative_path(name)
-        if file.query_file_type(Gio.FileQueryInfoFlags.NONE, None) != Gio.FileType.REGULAR:
-            return None
-        try:
-            _, data, _ = file.load_contents(None)
-        except GLib.Error:
-            return None
-        return bytes(data).decode(errors="surrogateescape")
+    Raises BoundExceeded for a file that cannot be a text of the system's.
+    """
+    found = repository.file_at(ObjectChecksum.parse(commit), name)
+    if found is None:
+        return None
+    _, size, pieces = repository.content(found)
+    if size > _LARGEST_TEXT:
+        raise BoundExceeded(what=f"commit {commit}: /{name}", bound=_LARGEST_TEXT)
+    return b"".join(pieces).decode(errors="surrogateescape")
 
 
 def commit(repository: Repository, tree: Tree, request: CommitRequest) -> ObjectChecksum:
     """Commit ``tree``, consuming it.  Returns the commit's checksum; no ref leads to it.
 
-    Raises NoPolicy, NoSpace, CommitFailed, RepositoryError.
+    Raises BadMetadata, NoPolicy, NoSpace, CommitFailed, RepositoryError.
     """
-    with repository.libostree() as (ostree, repo):
-        policy = _policy(ostree, tree) if request.selinux else None
-        with repository.transaction():
-            mtree = _write_tree(ostree, repo, tree, policy)
-            _, root = repo.write_mtree(mtree, None)
+    values, detached = _metadata(request)
+    labels = policy_of(tree, version=request.label_version) if request.selinux else nullcontext()
+    with labels as policy, repository.transaction():
+        attributes = _attributes(policy, request.signatures)
+        written = write_tree(repository, tree.root, attributes=attributes)
     # A transaction lands in no order: the commit comes after all that it names.
-    with repository.libostree() as (_, repo), repository.transaction():
+    with repository.libostree() as (ostree, repo), repository.transaction():
+        mtree = ostree.MutableTree.new_from_checksum(repo, str(written.tree), str(written.meta))
+        _, root = repo.write_mtree(mtree, None)
         _, checksum = repo.write_commit_with_time(
-            request.parent or None, None, None, _metadata(request), root, request.timestamp, None
+            request.parent or None, None, None, finished(values), root, request.timestamp, None
         )
+        if detached:
+            _, existing = repo.read_commit_detached_metadata(checksum, None)
+            repo.write_commit_detached_metadata(checksum, joined(existing, detached), None)
         if request.signing is not None:
             _sign(repo, checksum, request.signing)
     return ObjectChecksum.parse(checksum)
@@ -122,111 +152,46 @@ def _text(metadata: Any, key: str) -> str:
     return value.get_string() if value is not None and value.get_type_string() == "s" else ""
 
 
-def _policy(ostree: Any, tree: Tree) -> Any:
-    from gi.repository import Gio
+def _attributes(policy: Any, signatures: Signatures) -> Attributes | None:
+    """Return what gives each file its label and signature; None where there are none."""
+    if policy is None and not signatures:
+        return None
 
-    policy = ostree.SePolicy.new(Gio.File.new_for_path(str(tree.root)), None)
-    if not policy.get_name():
-        raise NoPolicy(
-            "selinux is true, but the tree has no SELinux policy",
-            details=["looked for etc/selinux/config and the policy that it names"],
-            hint="add a policy package such as selinux-policy-targeted, or write `selinux: false`",
-        )
-    return policy
-
-
-def _write_tree(ostree: Any, repo: Any, tree: Tree, policy: Any) -> Any:
-    """Write all objects and return the mutable tree.
-
-    A callback into Python for each file's attributes would cost more than the files; so
-    they are skipped, and the few files that have capabilities are written on their own.
-    """
-    written = {
-        name: _write_capable(repo, tree, name, value, policy)
-        for name, value in sorted(_with_capabilities(tree))
-    }
-    mtree = ostree.MutableTree.new()
-    flags = ostree.RepoCommitModifierFlags
-    modifier = ostree.RepoCommitModifier.new(flags.SKIP_XATTRS | flags.CONSUME, None, None)
-    if policy is not None:
-        modifier.set_sepolicy(policy)
-    descriptor = os.open(tree.root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        repo.write_dfd_to_mtree(descriptor, ".", mtree, modifier, None)
-    finally:
-        os.close(descriptor)
-    for name, checksum in written.items():
-        # walk() leads to the directory of the path's last component.
-        _, directory = mtree.walk(name.split("/"), 0)
-        directory.replace_file(name.rpartition("/")[2], checksum)
-    return mtree
-
-
-def _with_capabilities(tree: Tree) -> Iterator[tuple[str, bytes]]:
-    """Yield names and values of files that have security.capability."""
-    for directory, _, names in os.walk(tree.root):
-        for name in names:
-            path = f"{directory}/{name}"
-            try:
-                value = os.getxattr(path, _CAPABILITY, follow_symlinks=False)
-            except OSError:
-                continue
-            yield os.path.relpath(path, tree.root), value
-
-
-def _write_capable(repo: Any, tree: Tree, name: str, value: bytes, policy: Any) -> str:
-    from gi.repository import GLib
-
-    path = tree.root / name
-    status = path.lstat()
-    xattrs = [(_CAPABILITY.encode() + b"\0", value)]
-    if policy is not None:
-        _, label = policy.get_label(f"/{name}", status.st_mode, None)
+    def attributes(name: str, path: str, status: os.stat_result) -> list[tuple[bytes, bytes]]:
+        found = []
+        # Another file may have the number of one that is gone.
+        signed = signatures.get((status.st_dev, status.st_ino))
+        if signed is not None and stat.S_ISREG(status.st_mode) and signed.covers(Path(path)):
+            found.append((IMA.encode(), signed.signature))
+        label = policy.get_label(name, status.st_mode, None)[1] if policy is not None else None
         if label:
-            xattrs.append((b"security.selinux\0", label.encode() + b"\0"))
-    variant = GLib.Variant("a(ayay)", sorted(xattrs))
-    checksum = repo.write_regfile_inline(
-        None,
-        status.st_uid,
-        status.st_gid,
-        stat.S_IFREG | stat.S_IMODE(status.st_mode),
-        variant,
-        path.read_bytes(),
-        None,
-    )
-    path.unlink()
-    return str(checksum)
+            found.append((b"security.selinux", label.encode() + b"\0"))
+        return found
+
+    return attributes
 
 
-def _metadata(request: CommitRequest) -> Any:
+def _metadata(request: CommitRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give what goes into the commit, and what is kept beside it."""
     from gi.repository import GLib
 
-    values: dict[str, Any] = {
-        INPUT_DIGEST: GLib.Variant("s", request.input_digest),
-        "rpmostree.rpmdb.pkglist": GLib.Variant("a(sssss)", _pkglist(request.packages)),
-        PACKAGES: GLib.Variant("a(sst)", _package_list(request.packages)),
-    }
+    inline, detached = origin_values(
+        request.origin,
+        repositories=request.repo_metadata,
+        advisories_in=request.advisories_metadata,
+    )
+    # As with rpm-ostree, the treefile's own values give way to all but these.
+    values = inline | json_values(request.added)
+    values |= package_values(request.packages)
+    values[INPUT_DIGEST] = GLib.Variant("s", request.input_digest)
     if request.version:
         values["version"] = GLib.Variant("s", request.version)
+    if request.container_cmd:
+        values["ostree.container-cmd"] = GLib.Variant("as", list(request.container_cmd))
     if request.kernel:
         values["ostree.bootable"] = GLib.Variant("b", True)
         values["ostree.linux"] = GLib.Variant("s", request.kernel)
-    return GLib.Variant("a{sv}", dict(sorted(values.items())))
-
-
-def _pkglist(packages: Sequence[ComposedPackage]) -> list[tuple[str, str, str, str, str]]:
-    found = [package.ref.nevra for package in packages]
-    return sorted((n.name, str(n.epoch), n.version, n.release, n.arch) for n in found)
-
-
-def _package_list(packages: Sequence[ComposedPackage]) -> list[tuple[str, str, int]]:
-    return sorted((str(p.ref.nevra), str(p.ref.pkgid), _big(p.ref.size)) for p in packages)
-
-
-def _big(number: int) -> int:
-    # Integers in OSTree's metadata are big-endian on every machine; so equal input gives
-    # equal commits, and `ostree show` prints the number itself.
-    return int.from_bytes(number.to_bytes(8, "big"), sys.byteorder)
+    return values, detached
 
 
 def _sign(repo: Any, checksum: str, signing: Signing) -> None:

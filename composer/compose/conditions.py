@@ -7,16 +7,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from composer.compose.values import (
+from composer.compose.kinds import (
     INCLUDE,
     STRINGS,
     WORD,
     Kind,
     Place,
+    list_of,
+)
+from composer.compose.values import (
     Strings,
     Variable,
     brief,
-    list_of,
 )
 
 _CONDITION = re.compile(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import yaml
 
+from composer.compose import kickstart
 from composer.errors import ComposerError
 
 Trail = tuple[str | int, ...]
@@ -45,7 +46,7 @@ class Document:
 
     @classmethod
     def read(cls, path: Path) -> Document:
-        """Read ``path``: YAML if it is called ``.yaml`` or ``.yml``, else JSON.
+        """Read ``path``: YAML if it is ``.yaml`` or ``.yml``, kickstart if ``.ks``, else JSON.
 
         Raises TreefileError.
         """
@@ -61,7 +62,7 @@ class Document:
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise TreefileError(f"{path}: line {line}: not UTF-8 text") from error
-        parse = _parse_yaml if path.suffix in (".yaml", ".yml") else _parse_json
+        parse = _PARSERS.get(path.suffix, _parse_json)
         try:
             return parse(path, text)
         except RecursionError as error:
@@ -76,8 +77,15 @@ class Document:
         """Say where the value at ``trail`` stands: ``base.yaml: packages[3] (line 12)``."""
         return f"{self.path}: {show(trail)}{self._line(trail)}"
 
+    def line(self, trail: Trail) -> int | None:
+        """Return the line of the value at ``trail``, or of what should hold it."""
+        for end in range(len(trail), -1, -1):
+            if trail[:end] in self.lines:
+                return self.lines[trail[:end]]
+        return None
+
     def _line(self, trail: Trail) -> str:
-        line = self.lines.get(trail)
+        line = self.line(trail)
         return f" (line {line})" if line else ""
 
 
@@ -137,7 +145,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
 
-for _tag, _pattern, _first in (
+_SCALARS = (
     (_NULL, r"(?:~|null|Null|NULL|)\Z", ["~", "n", "N", ""]),
     (_BOOL, r"(?:true|True|TRUE|false|False|FALSE)\Z", list("tTfF")),
     (_INT, r"[-+]?[0-9]+\Z", list("-+0123456789")),
@@ -147,8 +155,28 @@ for _tag, _pattern, _first in (
         list("-+.0123456789"),
     ),
     ("tag:yaml.org,2002:merge", r"<<\Z", ["<"]),
-):
-    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would not read as a string; scripts stay readable."""
+
+    def represent_text(self, text: str) -> yaml.Node:
+        # PyYAML would write these line ends of YAML 1.1 as they are, and read them as others.
+        odd = re.search("[\r\x85\u2028\u2029\ufeff]", text)
+        style = '"' if odd else "|" if "\n" in text else None
+        return self.represent_scalar(_STR, text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+for _tag, _pattern, _first in _SCALARS:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(_tag, re.compile(_pattern), _first)
+
+
+def dump(value: object) -> str:
+    """Write plain values as YAML that is read back as the same."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _parse_yaml(path: Path, text: str) -> Document:
@@ -231,3 +259,18 @@ class _Builder:
 
     def _wrong(self, node: yaml.Node, trail: Trail, message: str) -> TreefileError:
         return Document(self._path, None, {trail: node.start_mark.line + 1}).wrong(trail, message)
+
+
+def _parse_kickstart(path: Path, text: str) -> Document:
+    try:
+        value, lines = kickstart.parse(text)
+    except kickstart.KickstartError as error:
+        raise TreefileError(f"{path}: line {error.line}: {error.message}") from error
+    return Document(path, value, lines)
+
+
+_PARSERS: Mapping[str, Callable[[Path, str], Document]] = {
+    ".yaml": _parse_yaml,
+    ".yml": _parse_yaml,
+    ".ks": _parse_kickstart,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ class PackageFacts:
 
     ``owned`` are the files (path, user, group) that are not root's; ``accounts`` the
     user() and group() provides with their versions; ``sysusers`` and ``passwd`` the
-    paths of such files in the package.
+    paths of such files in the package; ``devices`` those of device files, but not of
+    overlayfs whiteouts; ``size`` what it says to take when installed, in bytes.
     """
 
     nevra: Nevra
@@ -33,6 +35,8 @@ class PackageFacts:
     accounts: tuple[tuple[str, str], ...]
     sysusers: tuple[str, ...]
     passwd: tuple[str, ...]
+    devices: tuple[str, ...] = ()
+    size: int = 0
 
 
 def read_facts(packages: Iterable[ComposedPackage]) -> tuple[PackageFacts, ...]:
@@ -57,7 +61,25 @@ def _facts(package: ComposedPackage) -> PackageFacts:
             accounts=tuple((n, v) for n, v in provides if n.startswith(("user(", "group("))),
             sysusers=tuple(n for n in names if n.startswith(_SYSUSERS) and n.endswith(".conf")),
             passwd=tuple(n for n in names if n in _PASSWD),
+            devices=_devices(header, names),
+            size=int(header["longsize"] or 0),
         )
+
+
+def _devices(header: Any, names: list[str]) -> tuple[str, ...]:
+    # librpm gives modes as 16 bits, with or without a sign.
+    kinds = [stat.S_IFMT(mode & 0xFFFF) for mode in header["filemodes"] or ()]
+    if stat.S_IFCHR not in kinds and stat.S_IFBLK not in kinds:
+        return ()
+    return tuple(
+        name
+        for name, kind, number, flag in zip(
+            names, kinds, header["filerdevs"], header["fileflags"], strict=True
+        )
+        if kind in (stat.S_IFCHR, stat.S_IFBLK)
+        and not (kind == stat.S_IFCHR and number == 0)
+        and not flag & _GHOST
+    )
 
 
 def _owned(header: Any, names: list[str]) -> tuple[tuple[str, str, str], ...]:

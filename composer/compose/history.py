@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -144,20 +143,9 @@ def _rpmdb(repo: Repository, commit: ObjectChecksum) -> Iterator[Path | None]:
 
 
 def _find(repo: Repository, commit: ObjectChecksum) -> dict[str, ObjectChecksum] | None:
-    for path in DIRECTORIES:
-        tree = repo.commit(commit).tree
-        for name in path.split("/"):
-            below = {entry.name: entry.tree for entry in repo.dirtree(tree).directories}
-            if name not in below:
-                break
-            tree = below[name]
-        else:
-            files = {entry.name: entry.checksum for entry in repo.dirtree(tree).files}
-            regular = {
-                name: files[name]
-                for name in FILES
-                if name in files and stat.S_ISREG(repo.content(files[name])[0].mode)
-            }
-            if regular:
-                return regular
+    for directory in DIRECTORIES:
+        found = {name: repo.file_at(commit, f"{directory}/{name}") for name in FILES}
+        present = {name: checksum for name, checksum in found.items() if checksum}
+        if present:
+            return present
     return None

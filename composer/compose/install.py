@@ -13,18 +13,21 @@ import os
 import resource
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from composer.compose import rpm_child
 from composer.compose.accounts import Accounts, complete_shadow, plan, require_owners
+from composer.compose.content import DeviceInTree
 from composer.compose.headers import PackageFacts, read_facts, read_texts
 from composer.compose.packages import ComposedPackage
 from composer.compose.tree import BadTree, Tree
 from composer.compose.treefile import Treefile
 from composer.errors import CommandFailed, ComposerError, MissingRequirement, NoSpace
 from composer.progress import Report, Step
-from composer.system.sandbox import Bind, OutputTail, Sandbox, TimeLimitExceeded
+from composer.system import userns
+from composer.system.limits import Clock, LimitExceeded, Limits
+from composer.system.sandbox import ENVIRONMENT, Bind, OutputTail, Sandbox
 
 RPMDB = "usr/share/rpm"
 _RPMDB_LINKS = (
@@ -36,6 +39,8 @@ _FULL_DISK = ("No space left on device", "database or disk is full", "cpio: writ
 _INSIDE = "/target"
 _CHILD = "/composer/rpm_child.py"
 _PYTHON = "/usr/bin/python3"
+# Seconds for one package's files, or for the database.
+_BETWEEN_SCRIPTLETS = 3600.0
 # Descriptors that the process has open besides those of the packages.
 _SPARE_DESCRIPTORS = 256
 
@@ -59,10 +64,12 @@ class TransactionFailed(ComposerError):
 
 @dataclass(frozen=True, slots=True)
 class KnownAccounts:
-    """Numbers to keep, by name; from ``check-passwd``."""
+    """Numbers to keep, by name, and whole lines of passwd and group that the tree gets."""
 
     users: Mapping[str, tuple[int, int]]
     groups: Mapping[str, int]
+    passwd: tuple[str, ...] = ()
+    group: tuple[str, ...] = ()
 
 
 def install(
@@ -73,19 +80,25 @@ def install(
     timestamp: int,
     known: KnownAccounts,
     report: Report,
+    backend: str = "sqlite",
 ) -> None:
     """Install ``packages`` into the empty ``tree``.
 
-    ``timestamp`` becomes the install time in the rpmdb.  Raises ScriptletFailed,
-    TransactionFailed, UnknownOwner, NoSpace, MissingRequirement.
+    ``timestamp`` becomes the install time in the rpmdb, which ``backend`` writes.  Raises
+    ScriptletFailed, TransactionFailed, LimitExceeded, UnknownOwner, DeviceInTree, NoSpace,
+    MissingRequirement.
     """
     facts = read_facts(packages)
+    if not treefile.ignore_devices:
+        _require_no_device(facts)
     accounts = _plan(facts, known)
+    _require_ids(accounts)
     _prepare(tree, accounts)
     owner = next((i for i, f in enumerate(facts) if "/etc/passwd" in f.passwd), -1)
     with _descriptors(packages) as descriptors:
-        job = _job(packages, descriptors, treefile, accounts, owner)
-        _run(tree, job, descriptors, timestamp, report)
+        job = _job(packages, descriptors, treefile, facts, accounts, owner, backend)
+        limits = _with_packages(tree.limits, facts)
+        _run(tree, limits, job, descriptors, timestamp, report)
     require_owners(tree, facts)
     complete_shadow(tree)
     _lead_to_rpmdb(tree)
@@ -103,7 +116,30 @@ def _plan(facts: Sequence[PackageFacts], known: KnownAccounts) -> Accounts:
                 base[path.rpartition("/")[2]] = text
             else:
                 sysusers[path] = text
+    for name, lines in (("passwd", known.passwd), ("group", known.group)):
+        if lines:
+            base[name] = _merged(lines, base.get(name, ""))
     return plan(facts, sysusers, base, known.users, known.groups)
+
+
+def _merged(lines: Sequence[str], text: str) -> str:
+    """Return ``lines``, and those of ``text`` whose names they do not have."""
+    names = {line.partition(":")[0] for line in lines}
+    more = [line for line in text.splitlines() if line.partition(":")[0] not in names]
+    return "".join(f"{line}\n" for line in (*lines, *more))
+
+
+def _require_ids(accounts: Accounts) -> None:
+    """Refuse what a plain user's namespace has no id for, before chown says "Invalid argument"."""
+    for kind, lines in (("user", accounts.passwd), ("group", accounts.group)):
+        for line in lines:
+            name, _, number = line.split(":")[:3]
+            if not userns.has(kind, int(number)):
+                raise MissingRequirement(
+                    f"the {kind} {name} has the number {number}, for which "
+                    f"there is no subordinate {kind} id",
+                    hint="grant more of them, see docs/install.md, or compose as root",
+                )
 
 
 def _prepare(tree: Tree, accounts: Accounts) -> None:
@@ -144,18 +180,22 @@ def _job(
     packages: Sequence[ComposedPackage],
     descriptors: Sequence[int],
     treefile: Treefile,
+    facts: Sequence[PackageFacts],
     accounts: Accounts,
     owner: int,
+    backend: str,
 ) -> dict[str, object]:
     macros = {
         "_dbpath": f"/{RPMDB}",
-        "_db_backend": "sqlite",
+        "_db_backend": backend,
         "_rpmlock_path": f"/{RPMDB}/.rpm.lock",
         "_tmppath": "/var/tmp",
+        "_install_script_path": f"/{rpm_child.INSTEAD}:{ENVIRONMENT['PATH']}",
         # What the host's macros say about these must not get into the tree.
         "_install_langs": ":".join(treefile.install_langs) or "all",
         "_excludedocs": "0",
-        "_netsharedpath": "%{nil}",
+        # Whole paths that librpm leaves out; it may make no device here, and a commit has none.
+        "_netsharedpath": _macro(":".join(d for f in facts for d in f.devices if ":" not in d)),
         "__transaction_plugins": "%{nil}",
     }
     return {
@@ -170,8 +210,31 @@ def _job(
     }
 
 
+def _macro(text: str) -> str:
+    return text.replace("%", "%%") or "%{nil}"
+
+
+def _require_no_device(facts: Sequence[PackageFacts]) -> None:
+    for package in facts:
+        for path in package.devices:
+            raise DeviceInTree(
+                f"{package.nevra}: {path}: a device file, which a commit cannot hold",
+                hint="`ignore-devices: true` leaves them out",
+            )
+
+
+def _with_packages(limits: Limits, facts: Sequence[PackageFacts]) -> Limits:
+    # Twice: files take whole blocks, and the database is written beside its journal.
+    return replace(limits, written=limits.written + 2 * sum(package.size for package in facts))
+
+
 def _run(
-    tree: Tree, job: dict[str, object], descriptors: Sequence[int], timestamp: int, report: Report
+    tree: Tree,
+    limits: Limits,
+    job: dict[str, object],
+    descriptors: Sequence[int],
+    timestamp: int,
+    report: Report,
 ) -> None:
     sandbox = Sandbox.of_host(
         Bind(tree.root, _INSIDE, writable=True),
@@ -181,20 +244,24 @@ def _run(
         # So that no process with our capabilities is there whose root a scriptlet could use.
         as_first=True,
     )
-    events = _Events(len(descriptors), report)
+    events = _Events(len(descriptors), limits, report)
     lifeline, held = os.pipe()
     try:
         sandbox.run(
             [_PYTHON, "-I", _CHILD],
             stdin=json.dumps({**job, "lifeline": lifeline}).encode(),
-            # librpm takes install times from it, one second apart.
-            env={"SOURCE_DATE_EPOCH": str(timestamp)},
+            # librpm takes install times from SOURCE_DATE_EPOCH, one second apart; systemctl
+            # need not find out that there is no systemd to talk to.
+            env={"SOURCE_DATE_EPOCH": str(timestamp), "SYSTEMD_OFFLINE": "1"},
             pass_fds=(*descriptors, lifeline),
             on_line=events,
+            limits=limits,
+            clock=events.clock,
         )
     except CommandFailed as error:
         raise _explained(error.output) from error
-    except TimeLimitExceeded as error:
+    except LimitExceeded as error:
+        error.tell(_printed(error.output))
         raise error.within(events.doing) from error
     finally:
         os.close(lifeline)
@@ -219,32 +286,44 @@ def _explained(output: str) -> ComposerError:
 
 
 class _Events:
-    """Follows the child: reports packages, remembers what runs, raises what failed."""
+    """Follows the child: reports packages, remembers what runs, raises what failed.
 
-    def __init__(self, total: int, report: Report) -> None:
+    ``clock`` gives each scriptlet its own time.
+    """
+
+    def __init__(self, total: int, limits: Limits, report: Report) -> None:
         self._total, self._report, self._done = total, report, 0
-        self.doing = "the rpm transaction"
+        self._limits, self._package = limits, "the rpm transaction"
+        self.doing, self.clock = self._package, Clock(_BETWEEN_SCRIPTLETS)
 
     def __call__(self, line: bytes, output: OutputTail) -> None:
         event = json.loads(line)
         package, phase = event.get("package", ""), event.get("phase", "")
         match event["event"]:
             case "package":
-                self.doing = package
+                self.doing = self._package = package
+                self.clock.restart(_BETWEEN_SCRIPTLETS)
                 self._done = event["done"]
                 self._report(Step("install", self._done, self._total, "packages", package))
             case "script":
                 self.doing = f"{package}: {phase}"
+                self.clock.restart(self._limits.seconds)
                 self._report(Step("scriptlets", item=self.doing))
             case "script-ended":
+                self.doing = self._package
+                self.clock.restart(_BETWEEN_SCRIPTLETS)
                 self._report(Step("install", self._done, self._total, "packages", self.doing))
             case "script-failed":
-                printed = str(output).rpartition(rpm_child.OUTPUT_MARK.decode())[2]
-                raise ScriptletFailed(package=package, phase=phase, output=printed)
+                raise ScriptletFailed(package=package, phase=phase, output=_printed(str(output)))
             case "unpack-failed":
                 raise _explained(str(output)).within(package)
             case "problems":
                 raise _refused(event["texts"], output)
+
+
+def _printed(output: str) -> str:
+    """The part of the output that came from the last scriptlet."""
+    return output.rpartition(rpm_child.OUTPUT_MARK.decode())[2]
 
 
 def _refused(problems: list[str], output: OutputTail) -> ComposerError:
@@ -257,7 +336,7 @@ def _refused(problems: list[str], output: OutputTail) -> ComposerError:
 
 def _lead_to_rpmdb(tree: Tree) -> None:
     """Make rpm of every distribution find the database, whatever its own default is."""
-    if not tree.is_file(f"{RPMDB}/rpmdb.sqlite"):
+    if not any(tree.path(RPMDB, follow=True).iterdir()):
         raise BadTree(f"the transaction left no database in /{RPMDB}")
     for name, target in _RPMDB_LINKS:
         tree.remove(name)

@@ -10,15 +10,20 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from composer.compose.tree import BadTree, Tree
 from composer.errors import CommandFailed, ComposerError
 from composer.progress import Report, Step
+from composer.system.limits import LimitExceeded
 from composer.system.sandbox import Bind, Sandbox
 
 _MODULES = "usr/lib/modules"
 _OSTREE_BOOT = "usr/lib/ostree-boot"
+_KERNEL_INSTALL = "usr/lib/kernel/install.conf.d/00-jigdo-composer.conf"
+# What scriptlets of a kernel call the initramfs that they make.
+_INITRAMFS_NAMES = (("initramfs-", ".img"), ("initrd.img-", ""))
 _DRACUT = "usr/bin/dracut"
 _DEPMOD = ("usr/sbin/depmod", "usr/bin/depmod")
 _DRACUT_OSTREE = "usr/lib/dracut/modules.d/98ostree"
@@ -29,10 +34,17 @@ class InitramfsFailed(ComposerError):
 
 
 def prepare_kernel(
-    tree: Tree, *, initramfs: bool, ostree_boot: bool, timestamp: int, report: Report
+    tree: Tree,
+    *,
+    initramfs: bool,
+    arguments: Sequence[str] = (),
+    ostree_boot: bool,
+    timestamp: int,
+    report: Report,
 ) -> str:
     """Put the kernel in place, make what is missing, and return its version ("": no kernel).
 
+    ``arguments`` are dracut's; with any, an initramfs that a package made is made anew.
     Raises BadTree for more than one kernel, InitramfsFailed.
     """
     _from_boot(tree)
@@ -40,11 +52,25 @@ def prepare_kernel(
     if version:
         _index_modules(tree, version, timestamp)
         if initramfs:
-            _make_initramfs(tree, version, timestamp, report)
+            _make_initramfs(tree, version, arguments, timestamp, report)
         if ostree_boot:
             _copy_to_ostree_boot(tree, version)
     _empty_boot(tree)
     return version
+
+
+def write_kernel_install_layout(tree: Tree) -> None:
+    """Tell systemd's kernel-install that kernels are OSTree's to install.
+
+    The tree's own configuration counts, where it names a layout.
+    """
+    for place in ("usr/etc/kernel", "usr/lib/kernel"):
+        directory = tree.path(place, follow=True)
+        for path in [directory / "install.conf", *sorted(directory.glob("install.conf.d/*.conf"))]:
+            text = tree.read(tree.name(path)) or ""
+            if any(line.strip().startswith("layout=") for line in text.splitlines()):
+                return
+    tree.write(_KERNEL_INSTALL, "layout=ostree\n")
 
 
 def _from_boot(tree: Tree) -> None:
@@ -54,8 +80,11 @@ def _from_boot(tree: Tree) -> None:
     for path in sorted(boot.glob("vmlinuz-*")):
         version = path.name.removeprefix("vmlinuz-")
         _take(tree, path, f"{_MODULES}/{version}/vmlinuz")
-        for name in (f"initramfs-{version}.img", f"initrd.img-{version}"):
-            _take(tree, boot / name, f"{_MODULES}/{version}/initramfs.img")
+    for prefix, suffix in _INITRAMFS_NAMES:
+        for path in sorted(boot.glob(f"{prefix}*{suffix}")):
+            version = path.name.removeprefix(prefix).removesuffix(suffix)
+            if tree.is_file(f"{_MODULES}/{version}/vmlinuz"):
+                _take(tree, path, f"{_MODULES}/{version}/initramfs.img")
 
 
 def _take(tree: Tree, source: Path, name: str) -> None:
@@ -91,16 +120,22 @@ def _index_modules(tree: Tree, version: str, timestamp: int) -> None:
         run_in_tree(tree, [f"/{program}", "-a", version], timestamp=timestamp)
 
 
-def _make_initramfs(tree: Tree, version: str, timestamp: int, report: Report) -> None:
+def _make_initramfs(
+    tree: Tree, version: str, arguments: Sequence[str], timestamp: int, report: Report
+) -> None:
     image = f"{_MODULES}/{version}/initramfs.img"
-    if tree.exists(image) or not tree.is_file(_DRACUT):
+    if not tree.is_file(_DRACUT):
         return
+    # One that a scriptlet made knows nothing of what changed since, and differs each time.
+    tree.remove(image)
     report(Step("initramfs", item=version))
+    # This machine's hardware is no part of the input; dracut's configuration in the tree may
+    # ask for it, and arguments that do come later and win.
     argv = [f"/{_DRACUT}", "--force", "--no-hostonly", "--reproducible", "--tmpdir", "/tmp"]
     if tree.is_dir(_DRACUT_OSTREE):
         argv += ["--add", "ostree"]
     try:
-        run_in_tree(tree, [*argv, "--kver", version, f"/{image}"], timestamp=timestamp)
+        run_in_tree(tree, [*argv, *arguments, "--kver", version, f"/{image}"], timestamp=timestamp)
     except CommandFailed as error:
         raise InitramfsFailed(
             "dracut could not make the initramfs",
@@ -112,15 +147,25 @@ def _make_initramfs(tree: Tree, version: str, timestamp: int, report: Report) ->
 
 
 def run_in_tree(
-    tree: Tree, argv: list[str], *, timestamp: int, extra: tuple[Bind, ...] = ()
+    tree: Tree,
+    argv: list[str],
+    *,
+    timestamp: int,
+    extra: tuple[Bind, ...] = (),
+    stdin: bytes = b"",
 ) -> str:
     """Run a program of the tree in it, sandboxed; its /etc is /usr/etc.
 
-    Returns the tail of its output.  Raises CommandFailed.
+    Returns the tail of its output.  Raises CommandFailed, LimitExceeded.
     """
     etc = Bind(tree.directory("usr/etc"), "/etc", writable=True)
     sandbox = Sandbox.of_tree(tree.root, etc, *extra)
-    return sandbox.run(argv, env={"SOURCE_DATE_EPOCH": str(timestamp)})
+    try:
+        return sandbox.run(
+            argv, stdin=stdin, env={"SOURCE_DATE_EPOCH": str(timestamp)}, limits=tree.limits
+        )
+    except LimitExceeded as error:
+        raise error.within(argv[0]) from error
 
 
 def _copy_to_ostree_boot(tree: Tree, version: str) -> None:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 from composer.compose.conditions import CONDITIONAL_INCLUDE
-from composer.compose.values import (
+from composer.compose.kinds import (
     ADD_FILE,
     CHECK_GROUPS,
     CHECK_PASSWD,
-    FILE_OR_NONE,
+    FILE,
     FLAG,
     INCLUDE,
     JSON,
@@ -38,31 +38,37 @@ from composer.compose.values import (
     VARIABLE,
     WORD,
     WORD_OR_NUMBER,
-    AccountCheck,
-    AddFile,
     Kind,
-    Modules,
-    Place,
-    RemoveFrom,
-    RepoPackages,
-    Rojig,
-    Schema,
-    Variable,
     list_of,
     map_of,
     one_of,
-    plain,
     set_of,
     whole,
 )
+from composer.compose.values import (
+    AccountCheck,
+    AddFile,
+    Modules,
+    RemoveFrom,
+    RepoPackages,
+    Rojig,
+    Variable,
+)
+from composer.errors import ComposerError
 
 T = TypeVar("T")
-Expand = Callable[[str], str]
+
+
+class Expand(Protocol):
+    """Replaces variables in a string, which is the value itself or its ``part``."""
+
+    def __call__(self, text: str, part: str = "") -> str: ...
+
 
 ARCHITECTURES = (
     "aarch64", "armhfp", "i386", "loongarch64", "ppc64", "ppc64le", "riscv64", "s390x", "x86_64",
 )  # fmt: skip
-_OTHER_ARCHITECTURES = ("alpha", "arm", "armv7hl", "i686", "ia64", "mips64el", "ppc", "s390")
+OTHER_ARCHITECTURES = ("alpha", "arm", "armv7hl", "i686", "ia64", "mips64el", "ppc", "s390")
 
 # What rpm-ostree's parser knows for the machine that layers packages onto a commit.
 _LAYERING = (
@@ -146,18 +152,14 @@ def _whole_string(value: str, expand: Expand) -> str:
 
 
 def _strings_in(value: Mapping[str, object], expand: Expand) -> Mapping[str, object]:
-    return {name: expand(v) if isinstance(v, str) else v for name, v in value.items()}
+    return {name: expand(v, name) if isinstance(v, str) else v for name, v in value.items()}
 
 
 def _rojig_strings(value: Rojig | None, expand: Expand) -> Rojig | None:
     if value is None:
         return None
-    return replace(
-        value,
-        name=expand(value.name),
-        summary=expand(value.summary),
-        description=expand(value.description),
-    )
+    names = ("name", "summary", "description")
+    return replace(value, **{name: expand(getattr(value, name), name) for name in names})
 
 
 _METADATA_PLACE = one_of("inline", "detached", "disabled")
@@ -193,12 +195,10 @@ class Keys:
         ),
         Merge.NAMES, {},
         "Further variables of `.repo` files.",
-        state=State.NOT_YET,
     )
     lockfile_repos = Key(
         STRINGS, Merge.PARENT_FIRST, (),
         "Repository ids that only locked packages are taken from.",
-        state=State.NOT_YET,
     )
     releasever = Key(
         WORD_OR_NUMBER, Merge.NEAREST, "",
@@ -221,7 +221,7 @@ class Keys:
         list_of(CONDITIONAL_INCLUDE, "mappings of if and include"), Merge.NONE, (),
         "Treefiles to include, or a treefile written out, if conditions hold.",
     )
-    variables: Key[Mapping[str, Variable]] = Key(
+    own_variables: Key[Mapping[str, Variable]] = Key(
         map_of(
             VARIABLE,
             "mapping of strings, booleans and numbers",
@@ -232,11 +232,13 @@ class Keys:
         ),
         Merge.NAMES, {},
         "Variables for conditions and for `${name}`.",
+        name="variables",
     )
     packages = Key(
         PACKAGES, Merge.TOGETHER, (),
-        "Packages to install: names, NEVRAs, globs, provides, or `@group`.  An item may hold "
-        "several, separated by spaces; single quotes keep `'podman >= 4.1'` together.",
+        "Packages to install: names, NEVRAs, globs, provides, files (`/usr/bin/x`), `@group`, "
+        "`@^environment`, or the path of an RPM, relative to this file.  An item may hold several, "
+        "separated by spaces; single quotes keep `'podman >= 4.1'` together.",
     )
     packages_of_arch = Key(
         PACKAGES, Merge.TOGETHER, (),
@@ -251,33 +253,28 @@ class Keys:
     repo_packages: Key[tuple[RepoPackages, ...]] = Key(
         list_of(REPO_PACKAGES, "mappings of repo and packages"), Merge.LATER, (),
         "Packages to install from one repository: `{repo: ID, packages: [...]}`.",
-        state=State.NOT_YET,
     )
     exclude_packages = Key(
         STRINGS, Merge.PARENT_FIRST, (),
         "Packages that may not be in the tree; it is an error if something needs one.",
-        state=State.NOT_YET,
     )
     modules: Key[Modules] = Key(
         MODULES, Merge.TOGETHER, Modules(),
         "Module streams to `enable`, and those to `install`, with a profile: "
         "`nodejs:18/minimal`.",
-        state=State.NOT_YET,
     )
     platform_module = Key(
         WORD, Merge.NEAREST, "",
         "The module platform, where the packages do not tell it: `platform:el9`.",
-        state=State.NOT_YET, expands=_whole_string,
+        expands=_whole_string,
     )
     ostree_layers = Key(
         STRINGS, Merge.PARENT_FIRST, (),
-        "Refs of the target repository to add to the tree; a file that is there is an error.",
-        state=State.NOT_YET,
+        "Refs of the target repository to add to the tree; a file that differs is an error.",
     )
     ostree_override_layers = Key(
         STRINGS, Merge.PARENT_FIRST, (),
         "Refs of the target repository to add to the tree; their files replace others.",
-        state=State.NOT_YET,
     )
     recommends = Key(
         FLAG, Merge.NEAREST, True,
@@ -304,7 +301,6 @@ class Keys:
         FLAG, Merge.NEAREST, True,
         "Whether `/etc/machine-id` is there, empty; `false` makes the first boot apply the "
         "presets, and forbids `units`.",
-        state=State.NOT_YET,
     )
     postprocess = Key(
         list_of(SCRIPT, "scripts"), Merge.PARENT_FIRST, (),
@@ -312,14 +308,12 @@ class Keys:
         "of an included file run first, and of several includes the last one's first.",
     )
     postprocess_script: Key[Path | None] = Key(
-        FILE_OR_NONE, Merge.NEAREST, None,
+        FILE, Merge.NEAREST, None,
         "A script to run in the tree after those of `postprocess`.",
-        state=State.NOT_YET,
     )
     add_files: Key[tuple[AddFile, ...]] = Key(
         list_of(ADD_FILE, "[file, path in the tree]"), Merge.PARENT_FIRST, (),
         "Files beside the treefile, or below its directory, to copy into the tree.",
-        state=State.NOT_YET,
     )
     remove_files = Key(
         list_of(TREE_PATH, "paths in the tree"), Merge.PARENT_FIRST, (),
@@ -328,7 +322,6 @@ class Keys:
     remove_from_packages: Key[tuple[RemoveFrom, ...]] = Key(
         list_of(REMOVE_FROM, "[package, expression...]"), Merge.PARENT_FIRST, (),
         "Files of a package to leave out: regular expressions, searched in their paths.",
-        state=State.NOT_YET,
     )
     automatic_version_prefix = Key(
         WORD_OR_NUMBER, Merge.NEAREST, "",
@@ -344,7 +337,7 @@ class Keys:
         WORD_OR_NUMBER, Merge.NEAREST, "",
         "What in `VERSION` and `PRETTY_NAME` of `/usr/lib/os-release` the commit's version "
         "replaces; it becomes `OSTREE_VERSION` too.",
-        state=State.NOT_YET, expands=_whole_string,
+        expands=_whole_string,
     )
     selinux = Key(
         FLAG, Merge.NEAREST, True,
@@ -354,23 +347,20 @@ class Keys:
     selinux_label_version = Key(
         whole(0, 1), Merge.NEAREST, 0,
         "`1`: files of `/usr/etc` get the labels of `/etc`.",
-        state=State.NOT_YET,
     )
     ima = Key(
         FLAG, Merge.NEAREST, False,
         "Whether the IMA signatures of packages' files come into the commit.",
-        state=State.NOT_YET,
     )
     boot_location = Key(
         one_of("new", "modules", "kernel-install"), Merge.NEAREST, "new",
         "`modules`: the kernel is in `/usr/lib/modules/<version>`; `new`: also in "
-        "`/usr/lib/ostree-boot`; `kernel-install`: as `modules`, for systemd's kernel-install.",
-        aliases=("boot_location",), pending=("kernel-install",),
+        "`/usr/lib/ostree-boot`; `kernel-install`: as `modules`, and kernel-install is told so.",
+        aliases=("boot_location",),
     )
     initramfs_args = Key(
         list_of(TEXT, "strings"), Merge.PARENT_FIRST, (),
-        "Further arguments of dracut.",
-        state=State.NOT_YET,
+        "Arguments of dracut; they come after `--no-hostonly`.",
     )
     no_initramfs = Key(
         FLAG, Merge.NEAREST, False,
@@ -385,38 +375,33 @@ class Keys:
         Merge.NEAREST, "var",
         "`/opt` and `/usr/local`: links into `/var`; with `root`, directories of the tree; with "
         "`state-overlay`, directories that the machine may write over.",
-        state=State.NOT_YET,
     )
     opt_usrlocal_overlays = Key(
         FLAG, Merge.NEAREST, False,
         "`true`: the same as `opt-usrlocal: state-overlay`; an old name.",
-        state=State.NOT_YET,
     )
     readonly_executables = Key(
         FLAG, Merge.NEAREST, False,
         "Whether executables lose their write permissions.",
-        state=State.NOT_YET,
     )
     ignore_devices = Key(
         FLAG, Merge.NEAREST, True,
         "Whether device files are left out of the commit; `false` makes them an error.",
-        state=State.NOT_YET,
     )
     sysusers = Key(
         one_of("compose-auto", "compose-forced"), Merge.NEAREST, "compose-auto",
-        "Whether systemd-sysusers runs although the tree's rpm does not ask for it.",
-        state=State.NOT_YET,
+        "When users and groups of sysusers.d are made: here always, before the packages are "
+        "installed.",
     )
     etc_group_members = Key(
         STRINGS, Merge.PARENT_FIRST, (),
-        "Groups that stay in `/etc/group`, so that people can become members.",
-        state=State.NOT_YET,
+        "Groups that are in `/etc/group` too where others are in `/usr/lib/group`, so that people "
+        "can become members.",
     )
     preserve_passwd = Key(
         FLAG, Merge.NEAREST, True,
         "Whether users and groups of the previous commit, or of the files that are checked "
-        "against, keep their numbers.",
-        state=State.NOT_YET,
+        "against, keep their numbers; where they are in `/usr/lib` or in a file, all stay.",
     )
     check_passwd: Key[AccountCheck] = Key(
         CHECK_PASSWD, Merge.NEAREST, AccountCheck("previous"),
@@ -427,39 +412,34 @@ class Keys:
     check_groups: Key[AccountCheck] = Key(
         CHECK_GROUPS, Merge.NEAREST, AccountCheck("previous"),
         "The same for groups, with `entries: {name: gid}`.",
-        state=State.NOT_YET,
     )
     ignore_removed_users = Key(
         set_of(WORD, "strings"), Merge.TOGETHER, (),
         "Users that may disappear; `*` means all.",
-        state=State.NOT_YET,
     )
     ignore_removed_groups = Key(
         set_of(WORD, "strings"), Merge.TOGETHER, (),
         "Groups that may disappear; `*` means all.",
-        state=State.NOT_YET,
     )
     rpmdb = Key(
         one_of("target", "host", "bdb", "sqlite", "ndb", also={"b-d-b": "bdb"}),
         Merge.NEAREST, "target",
-        "The format of the package database; `target` is what the tree's rpm reads.",
-        state=State.NOT_YET,
+        "The format of the package database: `target` is what the tree's rpm reads, `host` and "
+        "`sqlite` what is usual now; `ndb` and `bdb` where this machine's librpm has them.",
     )
     rpmdb_normalize = Key(
         FLAG, Merge.NEAREST, False,
-        "Whether the package database is made the same each time.",
-        state=State.NOT_YET,
+        "Whether the package database is made the same each time; here it always is.",
     )
     container = Key(
         FLAG, Merge.NEAREST, False,
         "`true`: a tree without kernel.  It makes `boot-location: modules`, `selinux: false`, "
         "`tmp-is-dir: true`, `preserve-passwd: false`, and checks neither users nor groups.",
-        state=State.NOT_YET,
     )
     container_cmd = Key(
         STRINGS, Merge.NEAREST, (),
-        "The command of a container image; a commit has none.",
-        state=State.ACCEPTED,
+        "The command of a container image made of the commit: `ostree.container-cmd` in its "
+        "metadata.",
     )
     cliwrap = Key(
         FLAG, Merge.NEAREST, False,
@@ -478,23 +458,22 @@ class Keys:
     )
     add_commit_metadata: Key[Mapping[str, object]] = Key(
         map_of(JSON, "mapping"), Merge.NAMES, {},
-        "Metadata of the commit.",
-        state=State.NOT_YET, expands=_strings_in,
+        "Metadata of the commit; a `version` here is the commit's.",
+        expands=_strings_in,
     )
     repo_metadata = Key(
-        _METADATA_PLACE, Merge.NEAREST, "inline",
+        _METADATA_PLACE, Merge.NEAREST, "detached",
         "Where the repositories and their times are noted: in the commit, beside it, or nowhere.",
-        aliases=("repo_metadata",), state=State.NOT_YET,
+        aliases=("repo_metadata",),
     )
     advisories_metadata = Key(
-        _METADATA_PLACE, Merge.NEAREST, "inline",
+        _METADATA_PLACE, Merge.NEAREST, "detached",
         "Where the advisories of the packages are noted: in the commit, beside it, or nowhere.",
-        state=State.NOT_YET,
     )
     gpg_key = Key(
         WORD, Merge.NEAREST, "",
-        "The GPG key that signs the commit.",
-        aliases=("gpg_key",), state=State.NOT_YET,
+        "The GPG key that signs the commit, where `--gpg-sign` names no other.",
+        aliases=("gpg_key",),
     )
     rojig: Key[Rojig | None] = Key(
         ROJIG, Merge.NEAREST, None,
@@ -514,31 +493,33 @@ BY_NAME: Mapping[str, Key[Any]] = {key.name: key for key in KEYS}
 _SPELLED = {name: key for key in KEYS for name in (key.name, *key.aliases) if "<" not in name}
 
 
-def find(name: str, place: Place) -> Key[Any]:
-    """Return the row for the key ``name``; raises TreefileError that names the nearest one."""
+class UnknownKey(ComposerError):
+    """A key that is in no row; the hint names the nearest one."""
+
+
+def find(name: str) -> Key[Any]:
+    """Return the row for the key ``name``; raises UnknownKey."""
     if name in _SPELLED:
         return _SPELLED[name]
     if name in _LAYERING:
-        raise place.wrong(
-            "this key is for layering packages on a machine", hint="a compose has no base"
-        )
+        raise UnknownKey("a key for layering packages on a machine", hint="a compose has no base")
     prefix, _, arch = name.partition("-")
     if prefix == "packages" and arch:
-        require_architecture(arch, place, before="packages-")
+        require_architecture(arch, before="packages-")
         return Keys.packages_of_arch
     near = difflib.get_close_matches(name.replace("_", "-"), list(_SPELLED), 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else "docs/treefile.md lists the keys"
-    raise place.wrong("unknown key", hint=hint)
+    raise UnknownKey("unknown key", hint=hint)
 
 
-def require_architecture(arch: str, place: Place, *, before: str = "") -> None:
-    """Raise TreefileError unless there is such an architecture."""
-    if arch in ARCHITECTURES or arch in _OTHER_ARCHITECTURES:
+def require_architecture(arch: str, *, before: str = "") -> None:
+    """Raise UnknownKey unless there is such an architecture."""
+    if arch in ARCHITECTURES or arch in OTHER_ARCHITECTURES:
         return
     near = difflib.get_close_matches(arch, ARCHITECTURES, 1, 0.5)
     known = f"known are {', '.join(ARCHITECTURES)}"
     hint = f"did you mean {before}{near[0]}?" if near else known
-    raise place.wrong(f"unknown architecture {arch!r}", hint=hint)
+    raise UnknownKey(f"unknown architecture {arch!r}", hint=hint)
 
 
 def joined(key: Key[Any], values: Sequence[object]) -> object:
@@ -579,49 +560,3 @@ def _last_entries(entries: Sequence[RepoPackages]) -> tuple[RepoPackages, ...]:
         if packages:
             kept.append(replace(entry, packages=packages))
     return tuple(reversed(kept))
-
-
-def schema() -> dict[str, object]:
-    """Return the JSON Schema of treefiles."""
-    properties: dict[str, Schema] = {}
-    for key in KEYS:
-        if "<" not in key.name:
-            said = {"description": key.meaning, **key.kind.schema}
-            properties.update(dict.fromkeys((key.name, *key.aliases), said))
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Treefile",
-        "type": "object",
-        "properties": properties,
-        "patternProperties": {
-            f"^packages-({'|'.join((*ARCHITECTURES, *_OTHER_ARCHITECTURES))})$": PACKAGES.schema,
-            "comment": {},
-        },
-        "additionalProperties": False,
-    }
-
-
-def table() -> str:
-    """Return the keys as the Markdown table of docs/treefile.md."""
-    rows = ["| key | value | default | includes | state | meaning |", "|---|---|---|---|---|---|"]
-    for key in KEYS:
-        names = ", ".join(f"`{name}`" for name in (key.name, *key.aliases))
-        cells = (
-            names, key.kind.name, _shown(key.default), key.merge.value, _state(key), key.meaning,
-        )  # fmt: skip
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
-
-
-def _state(key: Key[Any]) -> str:
-    pending = f"; not yet: {', '.join(key.pending)}" if key.pending else ""
-    return key.state.value + pending
-
-
-def _shown(default: object) -> str:
-    if isinstance(default, AccountCheck):
-        return f"`type: {default.kind}`"
-    if isinstance(default, bool):
-        return str(default).lower()
-    said = plain(default)
-    return "" if said in (None, "", [], {}) else f"`{said}`" if said == "." else str(said)

@@ -17,10 +17,11 @@ from typing import Any
 
 from composer.checksum import ContentDigest
 from composer.compose.depsolve import Chosen, Solution
+from composer.compose.lockfile import Entry, write_lockfile
 from composer.compose.signatures import Keyring, Signed, read_keyring, require_signed
 from composer.errors import ChecksumMismatch, ComposerError, NoSpace, NotFound
 from composer.progress import Report, Step
-from composer.rpm.package import PackageRef
+from composer.rpm.package import Nevra, PackageRef
 
 _CHUNK = 1 << 20
 _CALCULATED = re.compile(r"Calculated: ([0-9a-f]+).*Expected: ([0-9a-f]+)", re.DOTALL)
@@ -69,7 +70,7 @@ def fetch(solution: Solution, base: Any, report: Report) -> tuple[ComposedPackag
 
 def _keyrings(solution: Solution, base: Any) -> dict[str, Keyring]:
     """Read the keys of the repositories that ask for gpgcheck and have packages here."""
-    used = sorted({package.repository for package in solution.packages})
+    used = sorted({package.repository for package in solution.packages} - {""})
     asking = (base.repos[ident] for ident in used if base.repos[ident].gpgcheck)
     scratch = Path(base.conf.persistdir) / "package-keys"
     return {repository.id: read_keyring(repository, scratch) for repository in asking}
@@ -154,27 +155,52 @@ def _prove(
 def _proven(package: Chosen) -> ComposedPackage | ComposerError:
     if not package.path.is_file():
         return NotFound(f"{package.nevra}: its RPM is not there: {package.path}", hint=_STALE)
-    declared, pkgid = _digests(package.path, package.algorithm)
-    if declared != package.checksum:
-        return ChecksumMismatch(
-            what=str(package.nevra),
-            expected=package.checksum,
-            actual=declared,
-            source=package.url,
-            hint=_STALE,
-        )
+    locked = package.locked.partition(":")
+    digests = _digests(package.path, {package.algorithm, locked[0] or "sha256", "sha256"})
+    for expected, algorithm, hint in (
+        (package.checksum, package.algorithm, _STALE),
+        (locked[2], locked[0], "a lockfile names other bytes: use the repository it was made with"),
+    ):
+        if expected and digests[algorithm] != expected:
+            return ChecksumMismatch(
+                what=str(package.nevra),
+                expected=expected,
+                actual=digests[algorithm],
+                source=package.url,
+                hint=hint,
+            )
+    pkgid = ContentDigest.parse(digests["sha256"])
     size = package.path.stat().st_size
     ref = PackageRef(package.nevra, pkgid, size, package.repository, package.location)
     return ComposedPackage(ref, package.path)
 
 
-def _digests(path: Path, algorithm: str) -> tuple[str, ContentDigest]:
-    """Return the digest by ``algorithm`` and the pkgid, reading once."""
-    pkgid, declared = hashlib.sha256(), hashlib.new(algorithm)
+def _digests(path: Path, algorithms: Iterable[str]) -> dict[str, str]:
+    """Return the digests of a file by ``algorithms``, reading it once."""
+    states = {algorithm: hashlib.new(algorithm) for algorithm in algorithms}
     with path.open("rb") as stream:
         while piece := stream.read(_CHUNK):
-            pkgid.update(piece)
-            if algorithm != "sha256":
-                declared.update(piece)
-    digest = ContentDigest(pkgid.digest())
-    return (str(digest) if algorithm == "sha256" else declared.hexdigest()), digest
+            for state in states.values():
+                state.update(piece)
+    return {algorithm: state.hexdigest() for algorithm, state in states.items()}
+
+
+def lock(path: Path, solution: Solution, packages: Iterable[ComposedPackage]) -> None:
+    """Write a lockfile of ``solution`` to ``path``; ``packages`` are those that were fetched.
+
+    Without them, a package that is not here has the digest that its repository gives.
+    """
+    known = {package.ref.nevra: str(package.ref.pkgid) for package in packages}
+    entries = [
+        Entry(package.nevra, _lockable(package, known), package.source)
+        for package in solution.packages
+    ]
+    write_lockfile(path, entries, dict(solution.repositories))
+
+
+def _lockable(package: Chosen, known: Mapping[Nevra, str]) -> str:
+    if package.nevra in known:
+        return f"sha256:{known[package.nevra]}"
+    if package.algorithm != "sha256" and package.path.is_file():
+        return f"sha256:{_digests(package.path, ['sha256'])['sha256']}"
+    return f"{package.algorithm}:{package.checksum}"

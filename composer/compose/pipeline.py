@@ -13,36 +13,49 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from composer.compose.account_check import known_accounts
+from composer.compose.account_check import expected_accounts, known_accounts
+from composer.compose.advisories import Advisory, fixed
 from composer.compose.again import build_again
 from composer.compose.build import Build, build
 from composer.compose.commit import Previous, Signing, previous
 from composer.compose.depsolve import Solution, solving
-from composer.compose.packages import ComposedPackage, fetch
+from composer.compose.layers import Layer, resolve_layers
+from composer.compose.lockfile import read_lockfiles
+from composer.compose.metadata import Origin, origin_of
+from composer.compose.packages import ComposedPackage, fetch, lock
 from composer.compose.phases import Stopwatch
+from composer.compose.postprocess import require_possible
 from composer.compose.reproduce import require_same
+from composer.compose.rpmdb import backend
 from composer.compose.treefile import Treefile, load
 from composer.compose.version import next_version
 from composer.compose.workspace import workspace
 from composer.errors import NothingNew, UsageError
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
+from composer.rpm.changes import Changes, compare
+from composer.rpm.package import Nevra
+from composer.system.limits import DEFAULTS, Limits
 from composer.system.sandbox import require_sandbox
 
 # Part of the input digest: another number where the same input gives another tree.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class ComposeRequest:
     """What to compose, and where to.
 
-    ``repositories`` maps ids to base URLs or directories.  ``parent`` is whether the
+    ``repositories`` maps ids to base URLs or directories.  ``lockfiles`` say which versions
+    may be taken, later ones overriding earlier ones; with ``strict_lockfile``, nothing else
+    may.  ``write_lockfile`` is where to write one of what was solved.  ``parent`` is whether the
     ref's current commit becomes the parent; ``force`` composes although nothing changed.
+    ``gpg_key`` signs, instead of the treefile's; ``gpg_homedir`` "" is gpg's own.
     ``check_reproducible`` composes a second time, also when nothing changed, and moves the
     ref only when both commits are the same.
     ``is_published`` says of a ref and its commit whether all that is made of it is there:
-    an earlier run may have ended between the commit and its set.
+    an earlier run may have ended between the commit and its set.  ``limits`` are those of
+    each program that runs in the tree.
     """
 
     treefile: Path
@@ -50,12 +63,17 @@ class ComposeRequest:
     cachedir: Path
     basearch: str
     repositories: Mapping[str, str] = field(default_factory=dict)
+    lockfiles: tuple[Path, ...] = ()
+    strict_lockfile: bool = False
+    write_lockfile: Path | None = None
     dry_run: bool = False
     force: bool = False
     check_reproducible: bool = False
     parent: bool = True
-    signing: Signing | None = None
+    gpg_key: str = ""
+    gpg_homedir: str = ""
     is_published: Callable[[str, str], bool] = lambda ref, commit: True
+    limits: Limits = DEFAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +81,11 @@ class ComposeResult:
     """What came out.  ``commit`` is "" after a dry run, which also has no packages' paths.
 
     ``packages`` are sorted by NEVRA.  ``before`` are the NEVRAs of the ref's previous
-    commit; ``created`` is whether the repository was made; ``warnings`` are the treefile's.
-    ``varied`` is what a second compose had otherwise and still came to the same commit;
-    empty where there was none.  ``seconds`` are those of each phase.  Where the ref's current
-    commit only lacked being published, it is that commit, with its packages.
+    commit, ``fixed`` the advisories that came since; ``created`` is whether the repository
+    was made; ``warnings`` are the treefile's.  ``varied`` is what a second compose had
+    otherwise and still came to the same commit; empty where there was none.  ``seconds`` are
+    those of each phase; ``signing`` is what signed.  Where the ref's current commit only
+    lacked being published, it is that commit, with its packages.
     """
 
     ref: str
@@ -80,6 +99,14 @@ class ComposeResult:
     varied: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    signing: Signing | None = None
+    fixed: tuple[Advisory, ...] = ()
+
+    @property
+    def changes(self) -> Changes:
+        """What packages differ from the ref's previous commit."""
+        after = (package.nevra for package in self.solution.packages)
+        return compare(map(Nevra.parse, self.before), after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +118,16 @@ class _Plan:
     version: str
     input_digest: str
     timestamp: int
+    layers: tuple[Layer, ...]
+    database: str
+    origin: Origin = field(default_factory=Origin)
 
 
 def compose(request: ComposeRequest, report: Report) -> ComposeResult:
     """Compose ``request.treefile`` and set its ref in ``request.repo``.
 
     A repository that does not exist is made, as bare-user.  Raises NothingNew, having
-    written nothing, when the ref's current commit came from the same input and is
+    written nothing but a lockfile, when the ref's current commit came from the same input and is
     published; NotReproducible; else what the steps raise, with the ref as it was.
     """
     watch = Stopwatch(report)
@@ -107,10 +137,16 @@ def compose(request: ComposeRequest, report: Report) -> ComposeResult:
 def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
     treefile = load(request.treefile, basearch=request.basearch)
     treefile.require_complete()
+    require_possible(treefile)
+    database = backend(treefile.rpmdb)
+    if request.strict_lockfile and not request.lockfiles:
+        raise UsageError("a strict lockfile was asked for, but no lockfile given")
+    lockfile = read_lockfiles(request.lockfiles) if request.lockfiles else None
     if not request.dry_run:
         require_sandbox()
     repository = Repository.open(request.repo) if _is_there(request.repo) else None
     before = previous(repository, treefile.ref) if repository else Previous()
+    layers = resolve_layers(repository, treefile.ostree_layers, treefile.ostree_override_layers)
     cachedir = request.cachedir.absolute()
     with workspace(cachedir) as work:
         report(Step("solve", item=treefile.ref))
@@ -119,15 +155,23 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
             overrides=request.repositories,
             cachedir=cachedir / "repos",
             scratch=work / "dnf",
+            lockfile=lockfile,
+            strict=request.strict_lockfile,
         ) as (solution, base):
-            plan = _plan(treefile, before, solution)
+            plan = _plan(treefile, before, solution, layers, database)
             again = request.force or request.check_reproducible
             unchanged = before.input_digest == plan.input_digest and not again
-            if unchanged and request.is_published(treefile.ref, before.commit):
+            is_done = unchanged and request.is_published(treefile.ref, before.commit)
+            if request.write_lockfile and (is_done or request.dry_run):
+                lock(request.write_lockfile, solution, ())
+            if is_done:
                 raise _nothing_new(plan)
+            plan = replace(plan, origin=origin_of(base))
             if request.dry_run:
                 return _result(request, plan, solution, (), commit="")
             packages = fetch(solution, base, report)
+            if request.write_lockfile:
+                lock(request.write_lockfile, solution, packages)
         if unchanged:
             plan = replace(plan, version=before.version)
             return _result(request, plan, solution, packages, commit=before.commit)
@@ -142,22 +186,43 @@ def _is_there(repo: Path) -> bool:
     return False
 
 
-def _plan(treefile: Treefile, before: Previous, solution: Solution) -> _Plan:
+def _plan(
+    treefile: Treefile,
+    before: Previous,
+    solution: Solution,
+    layers: tuple[Layer, ...],
+    database: str,
+) -> _Plan:
     state = hashlib.sha256(f"{_FORMAT} {treefile.digest()}\n".encode())
     for package in solution.packages:
         state.update(f"{package.nevra} {package.algorithm}:{package.checksum}\n".encode())
+    for layer in layers:
+        state.update(f"{layer.described()}\n".encode())
     return _Plan(
         treefile=treefile,
         before=before,
-        version=next_version(
-            treefile.automatic_version_prefix,
-            before.version,
-            suffix=treefile.automatic_version_suffix,
-            now=_given_time(int(time.time())),
-        ),
+        layers=layers,
+        database=database,
+        version=_version(treefile, before),
         input_digest=state.hexdigest(),
         timestamp=_given_time(solution.newest_build_time),
     )
+
+
+def _version(treefile: Treefile, before: Previous) -> str:
+    if isinstance(given := treefile.add_commit_metadata.get("version"), str):
+        return given
+    return next_version(
+        treefile.automatic_version_prefix,
+        before.version,
+        suffix=treefile.automatic_version_suffix,
+        now=_given_time(int(time.time())),
+    )
+
+
+def _signing(request: ComposeRequest, treefile: Treefile) -> Signing | None:
+    key = request.gpg_key or treefile.gpg_key
+    return Signing(key, request.gpg_homedir) if key else None
 
 
 def _given_time(otherwise: int) -> int:
@@ -188,14 +253,30 @@ def _build(
     report: Report,
 ) -> ComposeResult:
     """Build, once or twice, and move the ref when all is well."""
+    treefile = plan.treefile
+    checks = treefile.check_passwd, treefile.check_groups
+    expected = expected_accounts(
+        *checks,
+        repository,
+        plan.before,
+        ignored_users=treefile.ignore_removed_users,
+        ignored_groups=treefile.ignore_removed_groups,
+    )
+    preserve = treefile.preserve_passwd
     wanted = Build(
-        treefile=plan.treefile,
+        treefile=treefile,
         packages=packages,
-        known=known_accounts(plan.treefile.check_passwd, repository, plan.before),
+        known=known_accounts(expected, *checks, repository, plan.before, preserve=preserve),
+        expected=expected,
         parent=plan.before.commit if request.parent else "",
         version=plan.version,
         timestamp=plan.timestamp,
         input_digest=plan.input_digest,
+        origin=plan.origin,
+        backend=plan.database,
+        layers=plan.layers,
+        layered=request.repo if plan.layers else None,
+        limits=request.limits,
     )
     created = repository is None
 
@@ -203,7 +284,7 @@ def _build(
         return repository or Repository.create(request.repo, mode="bare-user")
 
     started = time.time()
-    checksum = build(wanted, target, work, report, signing=request.signing)
+    checksum = build(wanted, target, work, report, signing=_signing(request, plan.treefile))
     into = target()
     varied: tuple[str, ...] = ()
     if request.check_reproducible:
@@ -234,5 +315,17 @@ def _result(
         solution=solution,
         before=plan.before.packages,
         created=created,
-        warnings=plan.treefile.warnings,
+        signing=_signing(request, plan.treefile),
+        fixed=fixed(plan.before.advisories, plan.origin.advisories, plan.before.packages),
+        warnings=(*plan.treefile.warnings, *_without_package(plan.treefile, solution)),
     )
+
+
+def _without_package(treefile: Treefile, solution: Solution) -> list[str]:
+    """Say which of ``remove-from-packages`` have no effect; a shared treefile may have such."""
+    names = {package.nevra.name for package in solution.packages}
+    return [
+        f"{removal.where}: the tree has no package {removal.package}"
+        for removal in treefile.remove_from_packages
+        if removal.package not in names
+    ]

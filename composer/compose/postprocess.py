@@ -1,23 +1,33 @@
 """From an installed root directory to a tree that can be committed, step by step.
 
-The order is rpm-ostree's: layout, units, default target, files to remove, scripts,
-kernel and initramfs, /var; so a script sees the layout and what it writes for dracut
-counts.
+The order is rpm-ostree's: units, default target, os-release, files to remove, files to
+add, scripts, kernel and initramfs, accounts, /var; so a script sees the layout and the
+added files, and what it writes for dracut counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
 from pathlib import Path
 
-from composer.compose.kernel import prepare_kernel, run_in_tree
-from composer.compose.layout import arrange, finish
+from composer.compose.altfiles import move_accounts, settle_shadow
+from composer.compose.content import (
+    add_file,
+    protect_executables,
+    remove_files,
+    settle_devices,
+)
+from composer.compose.document import TreefileError
+from composer.compose.kernel import prepare_kernel, run_in_tree, write_kernel_install_layout
+from composer.compose.layout import finish, settle_machine_id
+from composer.compose.os_release import mutate_os_release
 from composer.compose.tree import Tree
 from composer.compose.treefile import Treefile
 from composer.compose.units import enable, set_default_target
 from composer.errors import CommandFailed, ComposerError
 from composer.progress import Report, Step
 from composer.system.files import write_bytes
+from composer.system.limits import LimitExceeded
 from composer.system.sandbox import Bind
 
 _SCRIPT = "/run/postprocess"
@@ -27,55 +37,99 @@ class ScriptFailed(ComposerError):
     """A postprocess script that ended with an error."""
 
 
-def postprocess(
-    tree: Tree, treefile: Treefile, *, scratch: Path, timestamp: int, report: Report
-) -> str:
-    """Apply the treefile to an installed ``tree`` and return its kernel's version, or "".
+def require_possible(treefile: Treefile) -> None:
+    """Raise TreefileError for keys that contradict each other or name what cannot run."""
+    if treefile.units and not treefile.machineid_compat:
+        raise TreefileError(
+            f"{treefile.places['units'][0]}: no units with machineid-compat: false",
+            hint="the first boot applies presets; bring a .preset file in a package or add-files",
+        )
+    script = treefile.postprocess_script
+    if script is not None and not os.access(script, os.X_OK):
+        place = treefile.places["postprocess-script"][0]
+        raise TreefileError(f"{place}: {script} is not executable", hint=f"chmod +x {script}")
 
-    ``scratch`` is a directory for scripts outside the tree.  Raises BadTree,
-    ScriptFailed, InitramfsFailed.
+
+def postprocess(
+    tree: Tree,
+    treefile: Treefile,
+    *,
+    version: str = "",
+    scratch: Path,
+    timestamp: int,
+    report: Report,
+) -> str:
+    """Apply the treefile to a ``tree`` with OSTree's layout; return its kernel's version, or "".
+
+    ``version`` is that of the commit; ``scratch`` is a directory for scripts outside the
+    tree.  Raises BadTree, FileNotAdded, DeviceInTree, ScriptFailed, InitramfsFailed.
     """
-    report(Step("postprocess", item="layout"))
-    arrange(tree)
     enable(tree, treefile.units)
     if treefile.default_target:
         set_default_target(tree, treefile.default_target)
+    mutate_os_release(tree, treefile.mutate_os_release, version)
     remove_files(tree, treefile.remove_files)
-    for number, script in enumerate(treefile.postprocess):
-        total = len(treefile.postprocess)
-        report(Step("postprocess", number, total, "scripts"))
-        _run_script(tree, script, number, scratch=scratch, timestamp=timestamp)
-    version = prepare_kernel(
+    for file in treefile.add_files:
+        add_file(tree, file.source, file.target, file.where)
+    if treefile.boot_location == "kernel-install":
+        write_kernel_install_layout(tree)
+    _run_scripts(tree, treefile, scratch=scratch, timestamp=timestamp, report=report)
+    settle_devices(tree, ignore=treefile.ignore_devices)
+    compatible = treefile.machineid_compat
+    if treefile.container:
+        # rpm-ostree leaves it alone there; but what a scriptlet made is never the same.
+        compatible = tree.exists("usr/etc/machine-id")
+    settle_machine_id(tree, compatible=compatible)
+    kernel = "" if treefile.container else _kernel(tree, treefile, timestamp, report)
+    # After dracut, which looks accounts up in /etc only.
+    move_accounts(tree, treefile.etc_group_members)
+    settle_shadow(tree)
+    finish(tree, tmp_is_dir=treefile.tmp_is_dir)
+    if treefile.readonly_executables:
+        protect_executables(tree)
+    return kernel
+
+
+def _kernel(tree: Tree, treefile: Treefile, timestamp: int, report: Report) -> str:
+    return prepare_kernel(
         tree,
         initramfs=not treefile.no_initramfs,
+        arguments=treefile.initramfs_args,
         ostree_boot=treefile.boot_location == "new",
         timestamp=timestamp,
         report=report,
     )
-    finish(tree, tmp_is_dir=treefile.tmp_is_dir)
-    return version
 
 
-def remove_files(tree: Tree, names: Sequence[str]) -> None:
-    """Remove files and directories; what is missing is skipped.
+def _run_scripts(
+    tree: Tree, treefile: Treefile, *, scratch: Path, timestamp: int, report: Report
+) -> None:
+    scripts = [
+        (f"postprocess[{number}]", script.encode())
+        for number, script in enumerate(treefile.postprocess)
+    ]
+    if treefile.postprocess_script is not None:
+        name = f"postprocess-script ({treefile.postprocess_script})"
+        scripts.append((name, treefile.postprocess_script.read_bytes()))
+    for number, (name, script) in enumerate(scripts):
+        report(Step("postprocess", number, len(scripts), "scripts"))
+        path = scratch / f"postprocess-{number}"
+        write_bytes(path, script, mode=0o755, durable=False)
+        _run_script(tree, path, name, script, timestamp)
 
-    Names are those of the installed system, so /etc means /usr/etc.  Links on the way
-    are followed inside the tree only.
-    """
-    for name in names:
-        place = f"usr/{name}" if name.split("/")[0] == "etc" else name
-        tree.remove(place)
 
-
-def _run_script(tree: Tree, script: str, number: int, *, scratch: Path, timestamp: int) -> None:
-    path = scratch / f"postprocess-{number}"
-    write_bytes(path, script.encode(), mode=0o755, durable=False)
+def _run_script(tree: Tree, path: Path, name: str, script: bytes, timestamp: int) -> None:
+    first = script.split(b"\n", 1)[0].decode(errors="replace")
+    # What has no interpreter is text for the shell, unless it is a program.
+    text = not script.startswith((b"#!", b"\x7fELF"))
+    argv = ["/bin/sh", _SCRIPT] if text else [_SCRIPT]
     try:
-        run_in_tree(tree, [_SCRIPT], timestamp=timestamp, extra=(Bind(path, _SCRIPT),))
+        run_in_tree(tree, argv, timestamp=timestamp, extra=(Bind(path, _SCRIPT),))
+    except LimitExceeded as error:
+        raise error.within(name) from error
     except CommandFailed as error:
-        first = script.split("\n", 1)[0]
         raise ScriptFailed(
-            f"postprocess[{number}]: the script ({first}) failed with status {error.status}",
+            f"{name}: the script ({first[:80]}) failed with status {error.status}",
             details=error.output.strip().splitlines()[-12:] or ["it printed nothing"],
             hint="it runs in the tree, with the tree's programs and without network",
         ) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import configparser
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from composer.compose.signatures import read_keyring
 from composer.compose.treefile import Treefile
 from composer.errors import ComposerError
 
-_VARIABLE = re.compile(r"\$\{?[A-Za-z_]+\}?")
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_][A-Za-z0-9_]*\}?")
 
 
 class RepositoryUnusable(ComposerError):
@@ -41,8 +41,11 @@ def configuration(treefile: Treefile, cachedir: Path, scratch: Path) -> Any:
     conf.system_cachedir = str(cachedir)
     conf.substitutions["basearch"] = treefile.basearch
     conf.substitutions["arch"] = treefile.basearch
+    conf.substitutions.update(treefile.repovars)
     if treefile.releasever:
         conf.substitutions["releasever"] = treefile.releasever
+    if treefile.platform_module:
+        conf.module_platform_id = treefile.platform_module
     conf.ignorearch = True
     conf.arch = treefile.basearch
     conf.install_weak_deps = treefile.recommends
@@ -55,11 +58,17 @@ def configuration(treefile: Treefile, cachedir: Path, scratch: Path) -> Any:
 
 
 def add_repositories(
-    base: Any, treefile: Treefile, overrides: Mapping[str, str], scratch: Path
+    base: Any,
+    treefile: Treefile,
+    overrides: Mapping[str, str],
+    scratch: Path,
+    *,
+    more: Sequence[str] = (),
 ) -> None:
     """Define the repositories in dnf's ``base`` and enable those that are wanted.
 
-    ``overrides`` maps ids to base URLs or directories.  Raises RepositoryUnusable,
+    ``overrides`` maps ids to base URLs or directories; ``more`` are ids that are wanted
+    beside the treefile's ``repos``.  Raises RepositoryUnusable,
     TreefileError for a ``.repo`` file, and KeysUnusable.
     """
     import dnf.repo
@@ -73,16 +82,17 @@ def add_repositories(
             base.repos.add(repository)
         repository.baseurl = [_as_url(url, base.conf.substitutions)]
         repository.metalink = repository.mirrorlist = None
-    wanted = treefile.repos or _enabled(base, overrides)
+    wanted = treefile.repos or _enabled(base, overrides, set(treefile.lockfile_repos))
     if not wanted:
         raise RepositoryUnusable(
             f"no repository: the treefile names none, and {treefile.directory} has no .repo file",
             hint="add the key repos, or --repository ID=URL",
         )
-    for ident in wanted:
-        if ident not in base.repos:
-            raise _undefined(ident, treefile, base)
-    _enable(base, set(wanted), scratch)
+    for key, idents in (("repos", wanted), ("lockfile-repos", more)):
+        for ident in idents:
+            if ident not in base.repos:
+                raise _undefined(ident, key, treefile, base)
+    _enable(base, {*wanted, *more}, scratch)
 
 
 def _enable(base: Any, wanted: set[str], scratch: Path) -> None:
@@ -112,8 +122,9 @@ def _pin_keys(repository: Any, scratch: Path) -> None:
     repository.basecachedir = f"{repository.basecachedir}/signed-{keyring.digest[:16]}"
 
 
-def _enabled(base: Any, overrides: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(sorted({repo.id for repo in base.repos.iter_enabled()} | set(overrides)))
+def _enabled(base: Any, overrides: Mapping[str, str], locked_only: set[str]) -> tuple[str, ...]:
+    enabled = {repository.id for repository in base.repos.iter_enabled()}
+    return tuple(sorted((enabled | set(overrides)) - locked_only))
 
 
 def _check_repo_files(directory: Path) -> None:
@@ -139,15 +150,15 @@ def _require_no_variables(repository: Any) -> None:
         if url and (match := _VARIABLE.search(url)):
             raise RepositoryUnusable(
                 f"repository {repository.id}: {url}: {match[0]} is not set",
-                hint="the key releasever sets $releasever; other variables are not known",
+                hint="the key releasever sets $releasever, and repovars sets others",
             )
 
 
-def _undefined(ident: str, treefile: Treefile, base: Any) -> RepositoryUnusable:
+def _undefined(ident: str, key: str, treefile: Treefile, base: Any) -> RepositoryUnusable:
     files = [path.name for path in sorted(treefile.directory.glob("*.repo"))]
     known = sorted(repository.id for repository in base.repos.all())
     return RepositoryUnusable(
-        f"{treefile.path}: repos: nothing defines the repository {ident!r}",
+        f"{treefile.path}: {key}: nothing defines the repository {ident!r}",
         details=[
             f"looked for [{ident}] in: {treefile.directory}/*.repo ({', '.join(files) or 'none'})",
             f"defined there or by --repository: {', '.join(known) or 'none'}",

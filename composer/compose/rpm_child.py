@@ -33,6 +33,12 @@ _TAG_TRIGGERIN = 1100
 _STOPPED = 9
 # Ends what was printed before a scriptlet; composer.compose.install looks for it.
 OUTPUT_MARK = b"\0"
+# Programs that scriptlets find before the tree's own, by PATH; below the tree's fresh /run.
+INSTEAD = "run/jigdo-composer/bin"
+_INSTEAD_OF_DRACUT = """#!/bin/sh
+# The compose makes the initramfs when all is in place: units, scripts, configuration.
+exit 0
+"""
 
 
 def main() -> None:
@@ -45,6 +51,7 @@ def main() -> None:
     go_into(job["root"])
     keep_capabilities_of_scriptlets()
     keep_descriptors_to_ourselves()
+    put_instead(f"/{INSTEAD}")
     transaction.run()
 
 
@@ -105,6 +112,7 @@ class Transaction:
         self._packages: list[dict[str, Any]] = job["packages"]
         self._installed = 0
         self._unpack_failed = ""
+        self._times_settled = False
         for name, value in sorted(job["macros"].items()):
             rpm.addMacro(name, value)
         # rpm reads its own lua files when the first macro needs them.
@@ -157,6 +165,7 @@ class Transaction:
             if int(key) == self._job["accounts"]["package"]:
                 complete_accounts(self._job["accounts"])
         elif what == rpm.RPMCALLBACK_SCRIPT_START:
+            self._settle_times()
             os.write(sys.stderr.fileno(), OUTPUT_MARK)
             self._tell("script", package=self._name(key), phase=self._phase(amount))
         elif what == rpm.RPMCALLBACK_SCRIPT_STOP:
@@ -167,6 +176,12 @@ class Transaction:
         elif what in (rpm.RPMCALLBACK_UNPACK_ERROR, rpm.RPMCALLBACK_CPIO_ERROR):
             self._unpack_failed = self._name(key)
         return None
+
+    def _settle_times(self) -> None:
+        """Once, when all packages are there and what runs for all of them begins."""
+        if self._installed == len(self._packages) and not self._times_settled:
+            self._times_settled = True
+            settle_times(int(os.environ["SOURCE_DATE_EPOCH"]))
 
     def _stop_if_unpack_failed(self) -> None:
         # librpm prints the reason only after it has called back.
@@ -192,12 +207,37 @@ class Transaction:
         os._exit(_STOPPED)
 
 
+def put_instead(directory: str) -> None:
+    """Make the programs that take the place of the tree's own ones in scriptlets.
+
+    dracut alone: a kernel's scriptlets would have it make an image that the compose makes
+    again, later, and the same each time.
+    """
+    os.makedirs(directory, mode=0o755)
+    with open(f"{directory}/dracut", "x") as stream:
+        stream.write(_INSTEAD_OF_DRACUT)
+        os.fchmod(stream.fileno(), 0o755)
+
+
+def settle_times(newest: int) -> None:
+    """Give no directory a time after ``newest``, in seconds since 1970.
+
+    Caches that are made next remember when a directory last changed.  fontconfig, told the
+    time by SOURCE_DATE_EPOCH, drops its cache of a directory that is newer.
+    """
+    for _, _, _, place in os.fwalk("/usr"):
+        if os.fstat(place).st_mtime > newest:
+            os.utime(place, (newest, newest))
+
+
 def settle_database(directory: str) -> None:
     """Make the rpmdb one file whose bytes depend on its content only.
 
     Here, not outside: the scriptlets could write to it, so it is not to be trusted.
     """
     path = f"{directory}/rpmdb.sqlite"
+    if not os.path.exists(path):
+        return  # another backend, whose files are written in the order of the packages
     connection = sqlite3.connect(path)
     try:
         # WAL needs files beside it to be read, which a read-only /usr cannot have.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composer.errors import ComposerError
+from composer.system.limits import DEFAULTS, Limits
 
 _MOST_LINKS = 40
 
@@ -25,9 +26,13 @@ class BadTree(ComposerError):
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A root directory; all names are relative to it, with or without a first slash."""
+    """A root directory; all names are relative to it, with or without a first slash.
+
+    ``limits`` are those of each program that runs in it.
+    """
 
     root: Path
+    limits: Limits = DEFAULTS
 
     def path(self, name: str, *, follow: bool = False) -> Path:
         """Return where ``name`` is, links resolved inside the tree; the last one if ``follow``.

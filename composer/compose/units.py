@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from composer.compose.tree import BadTree, Tree
 
 _CONFIG = "usr/etc/systemd/system"
-_PLACES = (_CONFIG, "usr/lib/systemd/system", "usr/local/lib/systemd/system")
+_VENDOR = "usr/lib/systemd/system"
+_PLACES = (_CONFIG, _VENDOR, "usr/local/lib/systemd/system")
 _DIRECTORIES = {"WantedBy": "wants", "RequiredBy": "requires", "UpheldBy": "upholds"}
 # rpm-ostree enables every unit there, also one that has no [Install] section.
 _FALLBACK = "multi-user.target"
@@ -42,8 +43,15 @@ def enable(tree: Tree, names: Sequence[str]) -> None:
 
 
 def set_default_target(tree: Tree, name: str) -> None:
-    """Make ``name`` what the system boots into.  Raises BadTree when it is missing."""
-    tree.link(f"{_CONFIG}/default.target", _find(tree, name).file)
+    """Make ``name`` what the system boots into.  Raises BadTree when it is missing.
+
+    It is a default of the tree, in /usr, so that a machine's own choice counts more; one
+    that a scriptlet made in the tree's /etc does not stay.
+    """
+    file = _find(tree, name).file
+    tree.remove(f"{_CONFIG}/default.target")
+    beside = file.rpartition("/")[0] == f"/{_VENDOR}"
+    tree.link(f"{_VENDOR}/default.target", name if beside else file)
 
 
 def _find(tree: Tree, name: str) -> _Unit:

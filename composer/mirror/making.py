@@ -24,6 +24,7 @@ from composer.mirror.publish import describe_set, publish_set
 from composer.mirror.set_rpm import build_set_rpm, locate_jigdo, sign_rpm
 from composer.ostree.digests import DigestCache
 from composer.ostree.repo import Repository
+from composer.ostree.signature import is_signed
 from composer.progress import Report, Step, silent
 from composer.rpm.rpmmd import read_packages
 
@@ -118,7 +119,7 @@ def make_set(
             timestamp=head.timestamp,
             index=built.index,
         )
-        entry = publish_set(rpm, entry, request.output)
+        entry = publish_set(rpm, entry, request.output, packages=packages)
     return MadeSet(request.output / entry.location, head, entry)
 
 
@@ -219,7 +220,7 @@ def summarize(jigdo: JigdoSet) -> dict[str, Any]:
         "version": head.version,
         "timestamp": head.timestamp,
         "commit": str(head.commit),
-        "signed": bool(start.detached),
+        "signed": is_signed(start.detached),
         "packages": packages,
         "totals": head.totals.model_dump(),
         "sections": sections,

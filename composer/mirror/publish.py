@@ -13,7 +13,7 @@ import gzip
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ChecksumMismatch, ComposerError
+from composer.jigdo.build import LocalPackage
 from composer.jigdo.container import IndexPlace
 from composer.jigdo.pointer import (
     MAX_POINTER,
@@ -30,6 +31,7 @@ from composer.jigdo.pointer import (
     parse_pointer,
 )
 from composer.mirror.set_rpm import locate_jigdo
+from composer.rpm.package import LOCAL_DIRECTORY
 from composer.rpm.rpmmd import REPOMD, Repomd, parse_repomd, unpack_small
 from composer.system.command import require_program, run
 from composer.system.files import sync_directory, write_bytes, writing
@@ -71,9 +73,16 @@ def describe_set(
     )
 
 
-def publish_set(set_rpm: Path, entry: PointerEntry, repository: Path) -> PointerEntry:
+def publish_set(
+    set_rpm: Path,
+    entry: PointerEntry,
+    repository: Path,
+    *,
+    packages: Sequence[LocalPackage] = (),
+) -> PointerEntry:
     """Put a set's RPM into the rpm-md repository at ``repository``, made if it is none.
 
+    Of ``packages``, the set's, those that came from no repository are put there too.
     Returns ``entry`` as published: where another RPM of this name lies already,
     clients may be reading it, so the new one gets a name of its own.  Raises
     ChecksumMismatch when the RPM is not the one ``entry`` describes.
@@ -84,7 +93,11 @@ def publish_set(set_rpm: Path, entry: PointerEntry, repository: Path) -> Pointer
     repository.mkdir(parents=True, exist_ok=True)
     with _alone(repository):
         entry = _with_free_location(entry, repository)
-        _place(set_rpm, entry, repository)
+        for package in packages:
+            if is_ours(package):
+                path = repository / package.ref.location
+                _place(package.path, path, package.ref.pkgid, entry.timestamp)
+        _place(set_rpm, repository / entry.location, entry.pkgid, entry.timestamp)
         old = _read_repomd(repository)
         pointer = _read_pointer(repository, old).with_entry(entry)
         revision = max(one.timestamp for one in pointer.entries)
@@ -96,10 +109,13 @@ def publish_set(set_rpm: Path, entry: PointerEntry, repository: Path) -> Pointer
     return entry
 
 
-def is_published(repository: Path, ref: str, commit: str) -> bool:
-    """Tell whether the pointer at ``repository`` names ``commit`` as the newest of ``ref``."""
+def published(repository: Path, ref: str, commit: str) -> PointerEntry | None:
+    """Return the pointer's entry that names ``commit`` as the newest of ``ref``, if one does."""
     pointer = _read_pointer(repository, _read_repomd(repository))
-    return any(entry.ref == ref and str(entry.commit) == commit for entry in pointer.entries)
+    for entry in pointer.entries:
+        if entry.ref == ref and str(entry.commit) == commit:
+            return entry
+    return None
 
 
 @contextmanager
@@ -123,13 +139,18 @@ def _with_free_location(entry: PointerEntry, repository: Path) -> PointerEntry:
     return replace(entry, location=path.with_name(name).relative_to(repository).as_posix())
 
 
-def _place(set_rpm: Path, entry: PointerEntry, repository: Path) -> None:
-    path = repository / entry.location
-    if not path.exists() or _digest(path) != entry.pkgid:
-        with set_rpm.open("rb") as source, writing(path) as destination:
+def is_ours(package: LocalPackage) -> bool:
+    """Tell whether a package came from no repository, so that the set's has to have it."""
+    ref = package.ref
+    return not ref.repository and ref.location.startswith(f"{LOCAL_DIRECTORY}/")
+
+
+def _place(rpm: Path, path: Path, pkgid: ContentDigest, timestamp: int) -> None:
+    if not path.exists() or _digest(path) != pkgid:
+        with rpm.open("rb") as source, writing(path) as destination:
             shutil.copyfileobj(source, destination, 1 << 20)
     # rpm-md has the file's time.
-    os.utime(path, (entry.timestamp, entry.timestamp))
+    os.utime(path, (timestamp, timestamp))
 
 
 def _read_repomd(repository: Path) -> Repomd:

@@ -9,9 +9,9 @@ GVariant specification, "Serialisation Format".  Only normal form is accepted.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from composer.checksum import ObjectChecksum
@@ -47,6 +47,19 @@ class Header:
         pairs = [(name + b"\0", value) for name, value in self.xattrs]
         return GLib.Variant("a(ayay)", pairs)
 
+    def metadata(self) -> bytes:
+        """Return what a bare-user repository has as ``user.ostreemeta``: ``(uuua(ayay))``.
+
+        A directory's dirmeta object has the same form.
+        """
+        from gi.repository import GLib
+
+        numbers = [_swapped(number) for number in (self.uid, self.gid, self.mode)]
+        pairs = [(name + b"\0", value) for name, value in self.xattrs]
+        data = GLib.Variant("(uuua(ayay))", (*numbers, pairs)).get_data_as_bytes().get_data()
+        assert isinstance(data, bytes)
+        return data
+
     def serialized(self, target: bytes = b"") -> bytes:
         """Return the bytes that stand before the content when libostree checksums it.
 
@@ -55,13 +68,16 @@ class Header:
         """
         from gi.repository import GLib
 
-        numbers = [
-            int.from_bytes(n.to_bytes(4, "little"), "big") for n in (self.uid, self.gid, self.mode)
-        ]
+        numbers = [_swapped(number) for number in (self.uid, self.gid, self.mode)]
         pairs = [(name + b"\0", value) for name, value in self.xattrs]
         variant = GLib.Variant("(uuuusa(ayay))", (*numbers, 0, target.decode(), pairs))
         data: bytes = variant.get_data_as_bytes().get_data()
         return len(data).to_bytes(4, "big") + bytes(4) + data
+
+
+def _swapped(number: int) -> int:
+    # GLib writes numbers in the machine's order; OSTree has them in network byte order.
+    return int.from_bytes(number.to_bytes(4, "little"), "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +207,41 @@ def parse_dirmeta(data: bytes) -> Header:
         raise FormatError(f"not a dirmeta object: its mode is {mode:o}")
     xattrs = tuple((bytes(name).rstrip(b"\0"), bytes(value)) for name, value in pairs)
     return Header(uid, gid, mode, xattrs)
+
+
+def dump_dirtree(
+    files: Mapping[str, ObjectChecksum],
+    directories: Mapping[str, tuple[ObjectChecksum, ObjectChecksum]],
+) -> bytes:
+    """Serialise a dirtree in normal form, the reverse of :func:`parse_dirtree`.
+
+    ``directories`` have (dirtree, dirmeta).  Names must be UTF-8.
+    """
+    # OSTree sorts by bytes.
+    named = sorted((name.encode(), checksum) for name, checksum in files.items())
+    first = _array([_entry(name, checksum) for name, checksum in named])
+    below = sorted((name.encode(), pair) for name, pair in directories.items())
+    second = _array([_entry(name, *pair) for name, pair in below])
+    body = first + second
+    return body + _framed(len(body), [len(first)])
+
+
+def _entry(name: bytes, *checksums: bytes) -> bytes:
+    body = name + b"\0" + b"".join(checksums)
+    # The last member needs no offset; the others' stand in reverse order.
+    ends = [len(name) + 1 + 32 * index for index in range(len(checksums))]
+    return body + _framed(len(body), ends[::-1])
+
+
+def _array(elements: list[bytes]) -> bytes:
+    body = b"".join(elements)
+    return body + _framed(len(body), list(accumulate(map(len, elements)))) if elements else b""
+
+
+def _framed(size: int, offsets: list[int]) -> bytes:
+    """Return framing offsets of the smallest width that can address all, themselves included."""
+    width = next(w for w in (1, 2, 4, 8) if size + w * len(offsets) < 1 << (8 * w))
+    return b"".join(offset.to_bytes(width, "little") for offset in offsets)
 
 
 @dataclass(frozen=True, slots=True)

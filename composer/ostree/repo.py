@@ -9,6 +9,7 @@ archive repositories.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -18,7 +19,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ChecksumMismatch, ComposerError, NoSpace, NotFound, VerificationFailed
-from composer.ostree.objects import Commit, DirTree, Header, parse_commit, parse_dirtree
+from composer.ostree.objects import (
+    Commit,
+    DirTree,
+    Header,
+    dump_dirtree,
+    parse_commit,
+    parse_dirtree,
+)
 from composer.system.files import explained
 
 if TYPE_CHECKING:
@@ -111,6 +119,11 @@ class Repository:
         """Write without flushing to disk, as ``ostree --disable-fsync`` does."""
         self._repo.set_disable_fsync(True)
 
+    @property
+    def is_durable(self) -> bool:
+        """Whether what is written is flushed to disk before it counts."""
+        return not self._repo.get_disable_fsync()
+
     @contextmanager
     def libostree(self) -> Iterator[tuple[Any, Any]]:
         """Give ``(OSTree, OSTree.Repo)``, for what this class does not wrap.
@@ -194,6 +207,23 @@ class Repository:
             return header, len(target), iter((target,))
         return header, info.get_size(), _pieces(stream)
 
+    def file_at(self, commit: ObjectChecksum, path: str) -> ObjectChecksum | None:
+        """Return the regular file at ``path`` (without a leading /) in a commit, or None.
+
+        Symlinks are not followed.
+        """
+        *parents, last = path.split("/")
+        tree = self.commit(commit).tree
+        for name in parents:
+            below = {entry.name: entry.tree for entry in self.dirtree(tree).directories}
+            if name not in below:
+                return None
+            tree = below[name]
+        for entry in self.dirtree(tree).files:
+            if entry.name == last and stat.S_ISREG(self.content(entry.checksum)[0].mode):
+                return entry.checksum
+        return None
+
     def missing_content(self, checksums: Iterable[ObjectChecksum]) -> set[ObjectChecksum]:
         """Return those of ``checksums`` whose content object has not landed here.
 
@@ -212,6 +242,18 @@ class Repository:
                 names = set()
             missing.update(c for c in wanted if c.hex()[2:] + suffix not in names)
         return missing
+
+    def content_names(self) -> set[str]:
+        """Return the checksums, in hexadecimal, of all content objects that have landed here."""
+        suffix = ".filez" if self.mode == "archive" else ".file"
+        found: set[str] = set()
+        for prefix in range(256):
+            try:
+                names = os.listdir(self.path / "objects" / f"{prefix:02x}")
+            except FileNotFoundError:
+                continue
+            found.update(f"{prefix:02x}{n[:62]}" for n in names if n[62:] == suffix)
+        return found
 
     def reserved_bytes(self) -> int:
         """Bytes of the file system that libostree keeps free: it writes no object into them."""
@@ -271,28 +313,17 @@ class Repository:
         directories: Mapping[str, tuple[ObjectChecksum, ObjectChecksum]],
     ) -> ObjectChecksum:
         """Write a directory's entries; ``directories`` have (dirtree, dirmeta)."""
-        from gi.repository import GLib
-
-        # OSTree sorts by bytes.
-        value = (
-            [(name, files[name]) for name in sorted(files, key=str.encode)],
-            [(name, *directories[name]) for name in sorted(directories, key=str.encode)],
-        )
-        return self._write_variant("dirtree", GLib.Variant("(a(say)a(sayay))", value))
+        return self._write_new("dirtree", dump_dirtree(files, directories))
 
     def write_dirmeta(self, header: Header) -> ObjectChecksum:
         """Write a directory's owner, mode and extended attributes."""
-        from gi.repository import GLib
+        return self._write_new("dirmeta", header.metadata())
 
-        # libostree stores the numbers in network byte order.
-        numbers = (_swapped(n) for n in (header.uid, header.gid, header.mode))
-        pairs = [(name + b"\0", value) for name, value in header.xattrs]
-        return self._write_variant("dirmeta", GLib.Variant("(uuua(ayay))", (*numbers, pairs)))
-
-    def _write_variant(self, kind: str, variant: GLib.Variant) -> ObjectChecksum:
-        with _errors(f"{self.path}: {kind}"):
-            _, raw = self._repo.write_metadata(_kind(kind), None, variant, None)
-        return ObjectChecksum(bytes(raw))
+    def _write_new(self, kind: str, data: bytes) -> ObjectChecksum:
+        checksum = ObjectChecksum(ContentDigest.of(data))
+        if not self.has(kind, checksum):
+            self.write_metadata(kind, checksum, data)
+        return checksum
 
     def write_commit(
         self,
@@ -463,10 +494,6 @@ def _exactly(size: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield piece
     if left:
         raise VerificationFailed(f"{size} bytes were declared; there are {size - left}")
-
-
-def _swapped(number: int) -> int:
-    return int.from_bytes(number.to_bytes(4, "little"), "big")
 
 
 def _pieces(stream: Any) -> Iterator[bytes]:

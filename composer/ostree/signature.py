@@ -50,6 +50,11 @@ def require_signature(
     )
 
 
+def is_signed(detached: bytes) -> bool:
+    """Tell whether detached metadata has a GPG signature, good or bad."""
+    return bool(_signatures(detached))
+
+
 def _checked(
     repo: Repository, commit: bytes, signatures: Sequence[bytes], keyring: Path
 ) -> Iterator[Any]:

@@ -39,7 +39,7 @@ class Changes:
 
 def _summary(pair: Pair) -> dict[str, str]:
     before, after = pair
-    return {"name": after.name, "before": str(before), "after": str(after)}
+    return {"name": after.name, "from": str(before), "to": str(after)}
 
 
 def compare_versions(one: Nevra, other: Nevra) -> int:

@@ -18,7 +18,8 @@ from typing import Any
 from composer.errors import CommandFailed, FormatError, MissingRequirement
 from composer.rpm import listing_child
 from composer.rpm.package import Nevra
-from composer.system.sandbox import ENVIRONMENT, Bind, Sandbox, TimeLimitExceeded
+from composer.system.limits import LimitExceeded, Limits
+from composer.system.sandbox import ENVIRONMENT, Bind, Sandbox
 
 DIRECTORIES = ("usr/share/rpm", "usr/lib/sysimage/rpm", "var/lib/rpm")
 """Where a tree may have its rpmdb, the likeliest first."""
@@ -105,7 +106,7 @@ def read_rpmdb(
     }
     try:
         (_run_sandboxed if os.geteuid() == 0 else _run_limited)(directory, job, take)
-    except (CommandFailed, TimeLimitExceeded) as error:
+    except (CommandFailed, LimitExceeded) as error:
         output = str(getattr(error, "output", ""))
         if "No module named 'rpm'" in output:
             raise MissingRequirement(
@@ -124,7 +125,7 @@ def _run_sandboxed(directory: Path, job: Mapping[str, object], take: Callable[..
         Bind(directory, _INSIDE, writable=True), Bind(Path(listing_child.__file__), _CHILD)
     )
     argv, stdin = [_PYTHON, "-I", _CHILD], json.dumps({**job, "dbpath": _INSIDE}).encode()
-    sandbox.run(argv, stdin=stdin, on_line=take, seconds=_SECONDS)
+    sandbox.run(argv, stdin=stdin, on_line=take, limits=Limits(seconds=_SECONDS))
 
 
 def _run_limited(directory: Path, job: Mapping[str, object], take: Callable[..., None]) -> None:

@@ -22,6 +22,9 @@ from composer.system.command import run
 if TYPE_CHECKING:
     import rpm
 
+# Where the repository of a set has RPMs that came from no repository.
+LOCAL_DIRECTORY = "local"
+
 _NAME = re.compile(r"[A-Za-z0-9_.+~^%{}@-]+\Z")
 _FIELD = re.compile(r"[A-Za-z0-9_.+~^]+\Z")
 

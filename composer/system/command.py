@@ -14,13 +14,16 @@ from composer.errors import CommandFailed, MissingRequirement
 _LOCALE = {"LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", "TZ": "UTC"}
 
 
-def require_program(name: str, *, package: str) -> str:
-    """Return the path of program ``name``; raises MissingRequirement naming ``package``."""
+def require_program(name: str, *, package: str, fedora: str = "") -> str:
+    """Return the path of program ``name``; raises MissingRequirement naming ``package``.
+
+    ``fedora`` is the package's name there, if it is another.
+    """
     found = shutil.which(name)
     if found is None:
         raise MissingRequirement(
             f"the program {name} is not installed",
-            hint=f"install it: apt-get install {package}, or dnf install {package}",
+            hint=f"install it: apt-get install {package}, or dnf install {fedora or package}",
         )
     return found
 

@@ -10,19 +10,22 @@ that asked.  docs/sandbox.md tells it at length.
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import selectors
+import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from composer.errors import CommandFailed, ComposerError, MissingRequirement
+from composer.errors import CommandFailed, MissingRequirement
 from composer.system import seccomp
 from composer.system.command import require_program
+from composer.system.limits import DEFAULTS, Clock, LimitExceeded, Limits, Watch
+from composer.system.userns import forbidding
 
 # What librpm needs to write a tree.  SYS_CHROOT is for librpm and dracut's ldconfig.
 CAPABILITIES = (
@@ -42,25 +45,15 @@ ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "TZ": "UTC",
 }
-TIME_LIMIT = 3600.0
 _OUTPUT_LIMIT = 64 << 10
 _LINE_LIMIT = 1 << 20
+# Thousands of processes take their time to be killed.
+_ENDING = 30.0
 # Where a merged /usr keeps its old names, and a split one its own directories.
 _KERNEL_SETTINGS = (
     "acpi", "bus", "driver", "dynamic_debug", "fs", "irq", "scsi", "sys", "sysrq-trigger",
 )  # fmt: skip
 _BESIDE_USR = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
-
-
-class TimeLimitExceeded(ComposerError):
-    """A sandboxed program that did not end in time."""
-
-    def __init__(self, *, argv: Sequence[str], seconds: float, output: str) -> None:
-        super().__init__(
-            f"{argv[0]} did not end within {seconds:g} seconds",
-            details=output.strip().splitlines()[-12:],
-        )
-        self.argv, self.seconds, self.output = tuple(argv), seconds, output
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,26 +129,36 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         on_line: OnLine | None = None,
-        seconds: float = TIME_LIMIT,
+        limits: Limits = DEFAULTS,
+        clock: Clock | None = None,
     ) -> str:
         """Run ``argv`` to its end and return the tail of what it wrote.
 
         With ``on_line``, each line of standard output goes there, together with the
-        tail of standard error so far, and only standard error is returned.  Raises
-        CommandFailed, TimeLimitExceeded, or MissingRequirement where this machine
-        cannot make the sandbox; whatever ``on_line`` raises ends the program too.
+        tail of standard error so far, and only standard error is returned.  A ``clock``
+        counts in place of ``limits.seconds``, for a caller who restarts it.  Raises
+        CommandFailed, LimitExceeded, or MissingRequirement where this machine cannot
+        make the sandbox; whatever ``on_line`` raises ends the program too.
         """
         require_sandbox()
         options = self._options({**ENVIRONMENT, **(env or {})})
-        process = _start(options, argv, stdin, pass_fds)
-        try:
-            tail = _follow(process, on_line, argv, seconds)
-        finally:
-            _end(process)
+        tail = OutputTail()
+        with _started(options, argv, stdin, pass_fds) as (process, first, begin):
+            try:
+                watch = Watch(limits, first, self._writable()) if first else None
+                with watch.kept() if watch else nullcontext():
+                    begin()
+                    _follow(process, on_line, tail, clock or Clock(limits.seconds), watch)
+            except LimitExceeded as error:
+                error.tell(str(tail))
+                raise
         if process.returncode:
             _refuse_setup_failure(str(tail))
             raise CommandFailed(argv=list(argv), status=process.returncode, output=str(tail))
         return str(tail)
+
+    def _writable(self) -> list[Path]:
+        return [bind.source for bind in self.binds if bind.writable]
 
     def _options(self, env: Mapping[str, str]) -> list[str]:
         options = ["bwrap", "--die-with-parent", "--new-session", "--clearenv"]
@@ -188,7 +191,7 @@ def require_sandbox() -> None:
     if os.geteuid() != 0:
         raise MissingRequirement(
             "the sandbox needs root: files get their owners and capabilities in it",
-            hint="run the same command as root, for example with sudo",
+            hint="compose as a plain user with subordinate ids, or as root; see docs/install.md",
         )
 
 
@@ -217,9 +220,14 @@ def _names_beside_usr() -> list[str]:
     return options
 
 
-def _start(
+@contextmanager
+def _started(
     options: list[str], argv: Sequence[str], stdin: bytes, pass_fds: Sequence[int]
-) -> subprocess.Popen[bytes]:
+) -> Iterator[tuple[subprocess.Popen[bytes], int, Callable[[], None]]]:
+    """Start the sandbox; gives it, its first process's number, and what begins the program.
+
+    The number is 0 where none was made.  At the end of the block no process of it is left.
+    """
     with ExitStack() as opened:
         # Files, not pipes: nothing has to be fed while the output is being read.
         given = opened.enter_context(_in_memory(stdin))
@@ -227,15 +235,40 @@ def _start(
             rules = opened.enter_context(_in_memory(seccomp.filter_program()))
             options = [*options, "--seccomp", str(rules)]
             pass_fds = (*pass_fds, rules)
-        return subprocess.Popen(
-            [*options, "--", *argv],
+        told, tell = os.pipe()
+        information = opened.enter_context(os.fdopen(told, "rb"))
+        telling = opened.enter_context(os.fdopen(tell, "wb"))
+        blocked, release = os.pipe()
+        waiting = opened.enter_context(os.fdopen(blocked, "rb"))
+        beginning = opened.enter_context(os.fdopen(release, "wb"))
+        process = subprocess.Popen(
+            [*options, "--info-fd", str(tell), "--block-fd", str(blocked), "--", *argv],
             stdin=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=tuple(pass_fds),
+            pass_fds=(*pass_fds, tell, blocked),
             cwd="/",
             umask=0o022,
         )
+        handle = -1
+        try:
+            telling.close()
+            waiting.close()
+            # bubblewrap closes it when it has told, and when it fails.
+            text = information.read()
+            first = json.loads(text)["child-pid"] if text.strip() else 0
+            handle = _handle(first)
+            yield process, first, beginning.close
+        finally:
+            _end(process, handle)
+
+
+def _handle(process: int) -> int:
+    """Return a descriptor that can be read when ``process`` has ended, -1 if it has."""
+    try:
+        return os.pidfd_open(process)
+    except OSError:
+        return -1
 
 
 @contextmanager
@@ -249,22 +282,23 @@ def _in_memory(data: bytes) -> Iterator[int]:
 
 
 def _follow(
-    process: subprocess.Popen[bytes], on_line: OnLine | None, argv: Sequence[str], seconds: float
-) -> OutputTail:
-    """Read both outputs until they end; raises TimeLimitExceeded."""
+    process: subprocess.Popen[bytes],
+    on_line: OnLine | None,
+    tail: OutputTail,
+    clock: Clock,
+    watch: Watch | None,
+) -> None:
+    """Read both outputs, and keep the watch, until the program has ended."""
     assert process.stdout is not None
     assert process.stderr is not None
-    deadline = time.monotonic() + seconds
-    tail, lines = OutputTail(), bytearray()
+    lines = bytearray()
     out, err = process.stdout.fileno(), process.stderr.fileno()
     os.set_blocking(err, False)
     with selectors.DefaultSelector() as selector:
         selector.register(out, selectors.EVENT_READ)
         selector.register(err, selectors.EVENT_READ)
         while selector.get_map():
-            ready = {key.fd for key, _ in selector.select(max(0.0, deadline - time.monotonic()))}
-            if not ready:
-                raise TimeLimitExceeded(argv=argv, seconds=seconds, output=str(tail))
+            ready = {key.fd for key, _ in selector.select(_keep(clock, watch))}
             if err in ready and _drain(err, tail):
                 selector.unregister(err)
             if out in ready:
@@ -279,8 +313,22 @@ def _follow(
                     tail.feed(data)
                 else:
                     _hand_over(lines, data, on_line, tail)
-    _wait(process, deadline, argv, seconds, tail)
-    return tail
+    while True:
+        try:
+            process.wait(_keep(clock, watch))
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _keep(clock: Clock, watch: Watch | None) -> float:
+    """See whether limits hold; returns the seconds until that is due again."""
+    if watch is None:
+        clock.check()
+        return clock.left
+    watch.look()
+    clock.check()
+    return min(clock.left, watch.pause)
 
 
 def _drain(descriptor: int, tail: OutputTail) -> bool:
@@ -306,39 +354,28 @@ def _hand_over(lines: bytearray, data: bytes, on_line: OnLine, tail: OutputTail)
         on_line(line, tail)
 
 
-def _wait(
-    process: subprocess.Popen[bytes],
-    deadline: float,
-    argv: Sequence[str],
-    seconds: float,
-    tail: OutputTail,
-) -> None:
-    try:
-        process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired as error:
-        raise TimeLimitExceeded(argv=argv, seconds=seconds, output=str(tail)) from error
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], handle: int) -> None:
     if process.poll() is None:
+        # All inside end with their first process.  Not with bubblewrap alone: it sees to
+        # that (--die-with-parent) only after its set-up.
+        _kill(handle)
         process.kill()
         process.wait()
-        # The processes inside are killed by the kernel when bubblewrap is gone
-        # (--die-with-parent); they have ended when nobody holds their output open.
-        _await_end_of(process.stdout)
     for stream in (process.stdout, process.stderr):
         if stream is not None:
             stream.close()
+    if handle >= 0:
+        # The kernel lets the first process end when all the others have.
+        select.select([handle], [], [], _ENDING)
+        os.close(handle)
 
 
-def _await_end_of(stream: IO[bytes] | None, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    with selectors.DefaultSelector() as selector:
-        assert stream is not None
-        selector.register(stream, selectors.EVENT_READ)
-        while selector.select(max(0.0, deadline - time.monotonic())):
-            if not os.read(stream.fileno(), _OUTPUT_LIMIT):
-                return
+def _kill(handle: int) -> None:
+    if handle >= 0:
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except ProcessLookupError:
+            return
 
 
 def _refuse_setup_failure(output: str) -> None:
@@ -346,6 +383,6 @@ def _refuse_setup_failure(output: str) -> None:
         if line.startswith("bwrap: ") and not line.startswith("bwrap: execvp"):
             raise MissingRequirement(
                 "this machine does not let bubblewrap make a sandbox",
-                details=[line],
+                details=[line, *forbidding()],
                 hint="inside a container, start it privileged; else see docs/sandbox.md",
             )

@@ -24,10 +24,18 @@ class Signer:
         command = [*base, "--pinentry-mode", "loopback", *clock, *argv]
         return subprocess.run(command, check=True, capture_output=True).stdout
 
-    def make(self, name: str, *, expires: str = "never", time: str = "") -> str:
+    def make(
+        self,
+        name: str,
+        *,
+        kind: str = "rsa2048",
+        usage: str = "sign",
+        expires: str = "never",
+        time: str = "",
+    ) -> str:
         """Make a key for ``name``; returns its fingerprint."""
         user = f"{name} <{name}@example.org>"
-        self.gpg("--quick-gen-key", user, "rsa2048", "sign", expires, time=time)
+        self.gpg("--quick-gen-key", user, kind, usage, expires, time=time)
         listed = self.gpg("--with-colons", "--list-keys", f"{name}@example.org").decode()
         return next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr"))
 

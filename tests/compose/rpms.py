@@ -44,6 +44,7 @@ class Spec:
     files: Mapping[str, File] = field(default_factory=dict)
     scripts: Mapping[str, str] = field(default_factory=dict)
     headers: Sequence[str] = ()
+    licence: str = "none"
 
 
 def shell() -> Spec:
@@ -57,7 +58,7 @@ def shell() -> Spec:
 
 
 def build(spec: Spec, into: Path) -> Path:
-    """Build one package below ``into`` and return its path."""
+    """Build one package below ``into``, with its subpackages, and return its path."""
     top = into / f".build-{spec.name}-{spec.version}"
     sources = top / "files"
     sources.mkdir(parents=True)
@@ -71,7 +72,7 @@ def build(spec: Spec, into: Path) -> Path:
         f"Version: {spec.version}",
         "Release: 1",
         "Summary: test",
-        "License: none",
+        f"License: {spec.licence}",
         *spec.headers,
         "%description\ntest",
         "%install",
@@ -101,10 +102,10 @@ def build(spec: Spec, into: Path) -> Path:
     env = {**os.environ, "SOURCE_DATE_EPOCH": "1700000000", "LC_ALL": "C.UTF-8"}
     done = subprocess.run([*command, str(path)], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    (built,) = (top / "out").rglob("*.rpm")
-    target = into / built.name
-    shutil.move(built, target)
+    for built in (top / "out").rglob("*.rpm"):
+        shutil.move(built, into / built.name)
     shutil.rmtree(top)
+    (target,) = into.glob(f"{spec.name}-{spec.version}-1.*.rpm")
     return target
 
 

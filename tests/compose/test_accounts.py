@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.compose.account_check import AccountsChanged, require_agreement
+from composer.compose.account_check import AccountsChanged, ExpectedAccounts, require_agreement
 from composer.compose.accounts import Accounts, NoNumberLeft, plan
 from composer.compose.headers import PackageFacts
-from composer.compose.install import KnownAccounts
 from composer.compose.tree import Tree
 from composer.rpm.package import Nevra
 from composer.system.accounts import parse_group, parse_passwd
@@ -124,7 +123,7 @@ def tree(tmp_path: Path, passwd: str) -> Tree:
 
 
 def test_changed_number_of_a_user_is_an_error(tmp_path: Path) -> None:
-    known = KnownAccounts({"app": (77, 77), "same": (5, 5)}, {})
+    known = ExpectedAccounts({"app": (77, 77), "same": (5, 5)}, {})
     found = tree(tmp_path, "app:x:78:77:::\nsame:x:5:5:::\nnew:x:6:6:::\n")
     with pytest.raises(AccountsChanged) as caught:
         require_agreement(found, known)
@@ -137,8 +136,23 @@ def test_missing_user_matters_only_when_it_owns_files(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to give files away")
     found = tree(tmp_path, "root:x:0:0:::\n")
-    require_agreement(found, KnownAccounts({"app": (77, 77)}, {}))
-    os.chown(found.path("usr/etc/passwd"), 77, 77)
+    require_agreement(found, ExpectedAccounts({"app": (77, 77)}, {}))
+    os.chown(found.path("usr/etc/passwd"), 77, 88)
     with pytest.raises(AccountsChanged) as caught:
-        require_agreement(found, KnownAccounts({"app": (77, 77)}, {}))
+        require_agreement(found, ExpectedAccounts({"app": (77, 77)}, {}))
     assert caught.value.details == ("app: is missing, but /usr/etc/passwd belongs to its uid 77",)
+    ignoring = ExpectedAccounts({"app": (77, 77)}, {"staff": 88}, ["app"], ["*"])
+    require_agreement(found, ignoring)
+    with pytest.raises(AccountsChanged) as caught:
+        require_agreement(found, ExpectedAccounts({}, {"staff": 88}, ["*"], ["other"]))
+    assert caught.value.details == (
+        "group staff: is missing, but /usr/etc/passwd belongs to its gid 88",
+    )
+
+
+def test_changed_number_of_a_group_is_an_error(tmp_path: Path) -> None:
+    found = tree(tmp_path, "root:x:0:0:::\n")
+    found.write("usr/lib/group", "staff:x:21:\nsame:x:5:\n")
+    with pytest.raises(AccountsChanged) as caught:
+        require_agreement(found, ExpectedAccounts({}, {"staff": 20, "same": 5}))
+    assert caught.value.details == ("group staff: was 20, is 21",)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from composer.compose.depsolve import Solution, SolveFailed, solving
+from composer.compose.depsolve import Solution, solving
 from composer.compose.document import TreefileError
+from composer.compose.problems import SolveFailed
 from composer.compose.repositories import RepositoryUnusable
 from composer.compose.treefile import load
 from tests.compose.rpms import Spec, repository

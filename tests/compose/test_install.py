@@ -14,6 +14,7 @@ import pytest
 from composer.compose import rpm_child
 from composer.compose.accounts import UnknownOwner
 from composer.compose.install import KnownAccounts, ScriptletFailed, TransactionFailed
+from composer.compose.layout import arrange
 from composer.compose.postprocess import postprocess
 from composer.compose.treefile import load
 from composer.progress import silent
@@ -117,6 +118,7 @@ def test_links_that_scriptlets_leave_do_not_lead_outside(
     (tree.root / "var/keep").write_text("state")
     treefile = tmp_path / "treefile.yaml"
     treefile.write_text("ref: test\npackages: [shell]\nremove-files: [home/vmlinuz]\n")
+    arrange(tree)
     _ = postprocess(
         tree,
         load(treefile, basearch="x86_64"),
@@ -148,6 +150,43 @@ def test_failing_file_trigger_is_named(install_specs: Install) -> None:
         install_specs(trigger, thing)
     assert caught.value.message == "trigger: a trigger failed"
     assert "no cache" in caught.value.details
+
+
+def test_dracut_of_a_scriptlet_is_left_to_the_compose(install_specs: Install) -> None:
+    dracut = File("#!/usr/bin/sh\necho made > /usr/image\n", "0755")
+    kernel = Spec(
+        "kernel",
+        files={"/usr/bin/dracut": dracut},
+        scripts={
+            "%posttrans": "dracut --force /boot/initramfs-6.1.img 6.1 && echo well > /usr/end"
+        },
+    )
+    tree = install_specs(kernel)
+    assert tree.read("usr/end") == "well\n"
+    assert not tree.exists("usr/image")
+    # What stood in for it is nothing of the tree's.
+    assert os.listdir(tree.root / "run") == []
+
+
+def test_scriptlets_are_told_that_no_systemd_runs(install_specs: Install) -> None:
+    unit = Spec("unit", scripts={"%post": 'echo "$SYSTEMD_OFFLINE" > /usr/offline'})
+    assert install_specs(unit).read("usr/offline") == "1\n"
+
+
+def test_directories_that_triggers_see_are_not_newer_than_the_compose(
+    install_specs: Install,
+) -> None:
+    # fontconfig, which heeds SOURCE_DATE_EPOCH, throws away what it made of newer ones.
+    newer = "test /usr/share/fonts -nt /usr/stamp && echo newer > /usr/newer; true"
+    fonts = Spec(
+        "fonts",
+        # A file's time in a package is at most the build's, 1700000000, here that of the compose.
+        files={"/usr/stamp": File("x"), "/usr/share/fonts/a.ttf": File("font")},
+        scripts={"%transfiletriggerin -- /usr/share/fonts": newer},
+    )
+    tree = install_specs(fonts)
+    assert tree.path("usr/share/fonts").stat().st_mtime <= 1_700_000_000
+    assert not tree.exists("usr/newer")
 
 
 def test_unknown_owner_stops_and_is_named(install_specs: Install) -> None:

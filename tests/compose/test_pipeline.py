@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from composer.checksum import ContentDigest
-from composer.compose.commit import CommitFailed, NoPolicy, Signing
+from composer.checksum import ContentDigest, ObjectChecksum
+from composer.compose.commit import CommitFailed
 from composer.compose.install import ScriptletFailed
+from composer.compose.labels import NoPolicy
 from composer.compose.pipeline import ComposeRequest, ComposeResult, compose
 from composer.compose.postprocess import ScriptFailed
+from composer.compose.treefile import load
 from composer.errors import ComposerError, NoSpace, NothingNew, UsageError
 from composer.ostree.repo import Repository
 from composer.progress import silent
@@ -124,7 +126,8 @@ def test_tree_of_the_fixture_is_whole(tmp_path: Path, fixture_repos: FixtureRepo
     (modules,) = (tree / "usr/lib/modules").iterdir()
     assert (modules / "vmlinuz").is_file()
     links = {p.name for p in (tree / "usr/etc/systemd/system").rglob("*") if p.is_symlink()}
-    assert {"messaged.service", "messaged.socket", "default.target"} <= links
+    assert {"messaged.service", "messaged.socket"} <= links
+    assert (tree / "usr/lib/systemd/system/default.target").is_symlink()
     capable = [
         line.split()[-1]
         for line in ostree(tmp_path / "repo", "ls", "-R", "-X", result.ref, "/usr").splitlines()
@@ -204,27 +207,65 @@ def test_selinux_without_a_policy_is_told(tmp_path: Path) -> None:
     assert "selinux: false" in caught.value.hint
 
 
-def test_labels_come_from_the_trees_own_policy(tmp_path: Path) -> None:
-    contexts = "/.*\tsystem_u:object_r:default_t:s0\n/usr/bin/.*\tsystem_u:object_r:bin_t:s0\n"
+def _policy() -> Spec:
+    contexts = {
+        "/.*": "default_t",
+        "/usr/bin/.*": "bin_t",
+        "/etc/.*": "etc_t",
+        "/etc/secret.*": "shadow_t",
+        "/usr/etc/.*": "usr_t",
+    }
+    lines = [f"{path}\tsystem_u:object_r:{label}:s0\n" for path, label in contexts.items()]
     files = {
         "/etc/selinux/config": File("SELINUX=enforcing\nSELINUXTYPE=mini\n"),
-        "/etc/selinux/mini/contexts/files/file_contexts": File(contexts),
+        "/etc/selinux/mini/contexts/files/file_contexts": File("".join(lines)),
         "/etc/selinux/mini/policy/policy.33": File("stands for a policy"),
+        "/etc/secret": File("x"),
+        "/etc/secret-capable": File("x", "0755", mark="%caps(cap_net_raw=ep)"),
         "/usr/bin/capable": File("x", "0755", mark="%caps(cap_net_raw=ep)"),
     }
-    treefile, place = small(tmp_path, "", Spec("policy", files=files))
+    return Spec("policy", files=files)
+
+
+def _attributes(tmp_path: Path, *names: str) -> list[str]:
+    return [ostree(tmp_path / "repo", "ls", "-X", "small", name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("version", "config", "secret"), [(0, "usr_t", "usr_t"), (1, "etc_t", "shadow_t")]
+)
+def test_labels_come_from_the_trees_own_policy(
+    tmp_path: Path, version: int, config: str, secret: str
+) -> None:
+    treefile, place = small(tmp_path, f"selinux-label-version: {version}\n", _policy())
     treefile.write_text(treefile.read_text().replace("selinux: false", "selinux: true"))
     run(tmp_path, treefile, base=place)
-
-    def attributes(name: str) -> str:
-        return ostree(tmp_path / "repo", "ls", "-X", "small", name)
-
-    assert "default_t" in attributes("/usr/etc/selinux/config")
-    assert "bin_t" in attributes("/usr/bin/busybox")
-    capable = attributes("/usr/bin/capable")
-    assert "bin_t" in capable
-    assert "security.capability" in capable
+    names = ("/usr/etc/selinux/config", "/usr/etc/secret", "/usr/bin/busybox", "/usr/share")
+    labels = (config, secret, "bin_t", "default_t")
+    for listed, label in zip(_attributes(tmp_path, *names), labels, strict=True):
+        assert f":{label}:s0" in listed.splitlines()[0]
+    # Files with capabilities are written on their own.
+    capable = ("/usr/etc/secret-capable", "/usr/bin/capable")
+    for listed, label in zip(_attributes(tmp_path, *capable), (secret, "bin_t"), strict=True):
+        assert f":{label}:s0" in listed
+        assert "security.capability" in listed
+    # What the substitution was made with is nothing of the commit's.
+    assert "subs" not in ostree(tmp_path / "repo", "ls", "-R", "small", "/usr/etc/selinux")
     assert "no errors" in ostree(tmp_path / "repo", "fsck")
+
+
+@pytest.mark.parametrize("link", ["/etc/selinux/mini", "/etc/selinux/mini/contexts"])
+def test_policy_that_a_link_leads_to_is_looked_up_in_the_tree(tmp_path: Path, link: str) -> None:
+    # Outside, where a link of the tree must not lead, is another policy.
+    outside = tmp_path / "outside/mini/contexts/files"
+    outside.mkdir(parents=True)
+    (outside / "file_contexts").write_text("/.*\tsystem_u:object_r:outside_t:s0\n")
+    target = f"{tmp_path}/outside/mini{link.removeprefix('/etc/selinux/mini')}"
+    script = {"%posttrans": f"rm -r {link}; ln -s {target} {link}"}
+    treefile, place = small(tmp_path, "", _policy(), Spec("hostile", scripts=script))
+    treefile.write_text(treefile.read_text().replace("selinux: false", "selinux: true"))
+    with pytest.raises(NoPolicy):
+        run(tmp_path, treefile, base=place)
 
 
 def test_kernel_goes_where_ostree_looks(tmp_path: Path) -> None:
@@ -272,6 +313,23 @@ def test_initramfs_is_made_by_the_trees_dracut(tmp_path: Path) -> None:
     assert "initramfs.img" not in names
 
 
+def test_initramfs_of_a_scriptlet_is_made_anew(tmp_path: Path) -> None:
+    files = {
+        "/usr/lib/modules/6.1/vmlinuz": File("kernel"),
+        "/usr/bin/dracut": File(
+            '#!/usr/bin/sh\nfor last; do :; done\necho new > "$last"\n', "0755"
+        ),
+        "/boot": File(directory=True, mode="0755"),
+    }
+    script = {"%posttrans": "echo $$ > /boot/initramfs-6.1.img"}
+    kernel = Spec("kernel", files=files, scripts=script)
+    treefile, place = small(tmp_path, "boot-location: modules\n", kernel)
+    run(tmp_path, treefile, base=place)
+    made = ostree(tmp_path / "repo", "cat", "small", "/usr/lib/modules/6.1/initramfs.img")
+    assert made == "new\n"
+    assert "initramfs-6.1.img" not in ostree(tmp_path / "repo", "ls", "-R", "small")
+
+
 def test_users_keep_their_numbers(tmp_path: Path) -> None:
     def app(name: str) -> Spec:
         files = {f"/usr/share/{name}": File("x", owner=name, group=name)}
@@ -287,7 +345,8 @@ def test_users_keep_their_numbers(tmp_path: Path) -> None:
     passwd = ostree(tmp_path / "repo", "cat", "small", "/usr/etc/passwd")
     numbers = {line.split(":")[0]: line.split(":")[2] for line in passwd.splitlines()}
     assert numbers == {"root": "0", "web": "999", "aaa": "998"}
-    treefile.write_text(treefile.read_text() + "check-passwd: {type: data, entries: {web: 7}}\n")
+    more = "check-passwd: {type: data, entries: {web: 7}}\ncheck-groups: {type: none}\n"
+    treefile.write_text(treefile.read_text() + more)
     run(tmp_path, treefile, base=place)
     listed = ostree(tmp_path / "repo", "ls", "small", "/usr/share/web")
     assert listed.split()[1:3] == ["7", "7"]
@@ -331,14 +390,16 @@ def test_commit_is_signed_or_not_made(tmp_path: Path) -> None:
     gpg = ["gpg", "--homedir", str(home), "--batch", "--pinentry-mode", "loopback"]
     make = [*gpg, "--passphrase", "", "--quick-gen-key", "signer@test.invalid", "ed25519"]
     subprocess.run(make, check=True, capture_output=True)
-    unknown = Signing("nobody@test.invalid", str(home))
+    wanted = replace(request(tmp_path, treefile, base=place), gpg_homedir=str(home))
     with pytest.raises(CommitFailed, match="cannot be signed"):
-        compose(replace(request(tmp_path, treefile, base=place), signing=unknown), silent)
+        compose(replace(wanted, gpg_key="nobody@test.invalid"), silent)
     assert refs(tmp_path / "repo") == {}
-    signing = Signing("signer@test.invalid", str(home))
-    result = compose(replace(request(tmp_path, treefile, base=place), signing=signing), silent)
+    result = compose(replace(wanted, gpg_key="signer@test.invalid"), silent)
     subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
-    assert (tmp_path / f"repo/objects/{result.commit[:2]}/{result.commit[2:]}.commitmeta").exists()
+    commit = ObjectChecksum.parse(result.commit)
+    detached = Repository.open(tmp_path / "repo").detached_metadata(commit)
+    assert detached is not None
+    assert "ostree.gpgsigs" in detached.unpack()
 
 
 def test_full_disk_is_told_and_the_repository_is_whole(tmp_path: Path) -> None:
@@ -407,3 +468,36 @@ def _wait_until(condition: object, seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_fixture_with_most_keys(tmp_path: Path, fixture_repos: FixtureRepos) -> None:
+    everything = CHECKOUT / "treefiles/fixture-all.yaml"
+    keys = load(everything, basearch="x86_64").given
+    assert len(keys) >= 40
+    wanted = request(tmp_path, everything, fixture=str(fixture_repos.gen1))
+    result = compose(replace(wanted, check_reproducible=True), silent)
+    assert (result.ref, result.version) == ("fixture/x86_64/testing", "1")
+    assert "no errors" in ostree(tmp_path / "repo", "fsck")
+    second = run(tmp_path, everything, fixture=str(fixture_repos.gen2))
+    assert second.version == "1-1"
+    tree = tmp_path / "tree"
+    ostree(tmp_path / "repo", "checkout", "--force-copy", result.ref, str(tree))
+    assert {p.ref.nevra.name for p in second.packages} >= {"vcs", "zones", "plugin-red"}
+    assert "OSTREE_VERSION='1-1'" in (tree / "usr/lib/os-release").read_text()
+    assert (tree / "usr/share/fixture/stream").read_text() == "data: made\n"
+    assert (tree / "opt/vendor/data").exists()
+    assert (tree / "usr/bin/welcome").stat().st_mode & 0o777 == 0o555
+    assert not (tree / "usr/etc/motd").exists()
+    assert not list((tree / "usr/etc/paint.d").iterdir())
+    assert not (tree / "usr/share/doc/paint/README").exists()
+    assert {p.name for p in (tree / "usr/share/locale").iterdir()} == {"de", "ja"}
+    passwd = (tree / "usr/lib/passwd").read_text()
+    assert "messaged:x:81:81:" in passwd
+    assert "retired:x:170:" in passwd
+    assert "painter:" in passwd
+    assert "messages:x:180:messaged" in (tree / "usr/etc/group").read_text()
+    target = tree / "usr/lib/systemd/system/default.target"
+    assert os.readlink(target) == "multi-user.target"
+    repository = Repository.open(tmp_path / "repo")
+    metadata = repository.commit(repository.require(result.ref)).metadata
+    assert metadata["fixture.stream"] == "testing"

@@ -139,6 +139,31 @@ def sign_in_the_past(keys: Signer, rpm: Path) -> None:
         config.unlink()
 
 
+def test_signatures_by_other_kinds_of_keys_and_by_subkeys_count(
+    tmp_path: Path, plain: Path, keys: Signer
+) -> None:
+    keys.make("edwards", kind="ed25519")
+    main = keys.make("parent", kind="rsa2048", usage="cert")
+    keys.gpg("--quick-add-key", main, "rsa2048", "sign", "never")
+    for name in ("edwards", "parent"):
+        keys.export(name, tmp_path / "key")
+        define(tmp_path, offer(tmp_path, plain, keys, name), "gpgcheck=1", "gpgkey=key")
+        assert get(tmp_path)
+
+
+def test_revoked_key_trusts_nothing(tmp_path: Path, plain: Path, keys: Signer) -> None:
+    main = keys.make("lost")
+    place = offer(tmp_path, plain, keys, "lost")
+    revocation = (keys.home / f"openpgp-revocs.d/{main}.rev").read_text()
+    (tmp_path / "revocation").write_text(revocation.replace(":-----BEGIN", "-----BEGIN"))
+    keys.gpg("--import", str(tmp_path / "revocation"))
+    keys.export("lost", tmp_path / "key")
+    define(tmp_path, place, "gpgcheck=1", "gpgkey=key")
+    with pytest.raises(KeysUnusable) as caught:
+        get(tmp_path)
+    assert "(lost <lost@example.org>), which was revoked" in caught.value.details[0]
+
+
 def test_key_of_another_repository_does_not_count(
     tmp_path: Path, plain: Path, keys: Signer
 ) -> None:

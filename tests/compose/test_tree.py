@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from composer.compose.layout import TMPFILES, arrange, finish
-from composer.compose.postprocess import remove_files
+from composer.compose.content import remove_files
+from composer.compose.layout import TMPFILES, arrange, finish, settle_machine_id
 from composer.compose.tree import BadTree, Tree
 from composer.compose.units import enable, set_default_target
 
@@ -87,7 +90,10 @@ def test_layout_is_ostrees(tree: Tree) -> None:
     tree.directory("var/spool/with space 100%")
     tree.write("usr/lib/tmpfiles.d/own.conf", "d /var/declared 0700 - -\n")
     tree.directory("var/declared/below")
+    tree.write("opt/app/run", "x")
+    tree.write("var/lib/alternatives/vi", "x")
     arrange(tree)
+    assert tree.read("opt/app/run") == "x"
     finish(tree, tmp_is_dir=False)
     links = {p.name: str(p.readlink()) for p in tree.root.iterdir() if p.is_symlink()}
     assert links == {
@@ -114,7 +120,86 @@ def test_layout_is_ostrees(tree: Tree) -> None:
     assert "d /var/declared/below 0755 root 0 - -" in lines
     assert not any("junk" in line or line.startswith("d /var/declared ") for line in lines)
     assert tree.read("usr/share/factory/var/roothome/.profile") == "x"
-    assert tree.read("usr/etc/machine-id") == ""
+    assert tree.read("usr/lib/opt/app/run") == "x"
+    assert "L /var/opt/app - - - - ../../usr/lib/opt/app" in lines
+    assert tree.read("usr/lib/alternatives/vi") == "x"
+    assert "L /var/lib/alternatives - - - - ../../usr/lib/alternatives" in lines
+
+
+def test_opt_and_usr_local_can_be_the_trees(tree: Tree) -> None:
+    tree.write("opt/app/run", "x")
+    tree.write("usr/local/bin/tool", "x")
+    arrange(tree, opt_usrlocal="root")
+    finish(tree, tmp_is_dir=True)
+    assert not tree.path("opt").is_symlink()
+    assert not tree.path("usr/local").is_symlink()
+    assert (tree.read("opt/app/run"), tree.read("usr/local/bin/tool")) == ("x", "x")
+
+
+def test_opt_and_usr_local_can_have_state_over_them(tree: Tree) -> None:
+    tree.write("opt/app/run", "x")
+    tree.write("usr/local/bin/tool", "x")
+    arrange(tree, opt_usrlocal="state-overlay")
+    finish(tree, tmp_is_dir=True)
+    assert str(tree.path("opt").readlink()) == "usr/lib/opt"
+    assert (tree.read("usr/lib/opt/app/run"), tree.read("usr/local/bin/tool")) == ("x", "x")
+    required = tree.path("usr/lib/systemd/system/local-fs.target.requires")
+    assert {p.name: str(p.readlink()) for p in required.iterdir()} == {
+        f"ostree-state-overlay@{name}.service": f"../ostree-state-overlay@{name}.service"
+        for name in ("usr-lib-opt", "usr-local")
+    }
+    lines = (tree.read("usr/lib/tmpfiles.d/jigdo-composer-opt-usrlocal.conf") or "").splitlines()
+    assert lines == ["L /var/usrlocal - - - - ../usr/local", "L /var/opt - - - - ../usr/lib/opt"]
+
+
+@pytest.mark.parametrize("compatible", [True, False])
+def test_no_machine_id_of_a_scriptlet_stays(tree: Tree, compatible: bool) -> None:
+    ident = "0123456789abcdef" * 2
+    tree.write("usr/etc/machine-id", f"{ident}\n")
+    tree.write(f"boot/{ident}/6.1/linux", "x")
+    settle_machine_id(tree, compatible=compatible)
+    assert tree.read("usr/etc/machine-id") == ("" if compatible else None)
+    assert not tree.exists(f"boot/{ident}")
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-tmpfiles") is None or os.geteuid() != 0,
+    reason="needs systemd-tmpfiles, and root to give directories away",
+)
+def test_systemd_makes_state_of_any_name_again(tree: Tree) -> None:
+    names = ["a b", "per%cent %b", "back\\slash", 'quo"te', "apos'", "-", "\udcff", "\u00e9", "#"]
+    targets = ["x", " lead", "-", "tab\there", "new\nline", "%h", "back\\", "\udcff", "end "]
+    for number, (name, target) in enumerate(zip(names, targets, strict=True)):
+        os.chown(tree.directory(f"var/lib/{name}", mode=0o750), 33, 33 + number)
+        tree.link(f"var/lib/link {name}", target)
+        tree.write(f"var/lib/{name}/file", name)
+    tree.write("etc/passwd", "root:x:0:0:::\nweb:x:33:33:::\n")
+    tree.write("etc/group", "root:x:0:\n")
+    tree.write("run/lost", "")
+    tree.directory("var/run/made")
+    tree.write("var/lib/systemd/random-seed", "of one machine")
+    arrange(tree)
+    finish(tree, tmp_is_dir=True)
+    assert list((tree.root / "var").iterdir()) == []
+    tree.link("etc", "usr/etc")
+    command = ["systemd-tmpfiles", f"--root={tree.root}", "--create", f"{tree.root}/{TMPFILES}"]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stderr
+    for number, (name, target) in enumerate(zip(names, targets, strict=True)):
+        status = tree.path(f"var/lib/{name}").lstat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (33, 33 + number, 0o750)
+        assert os.readlink(tree.path(f"var/lib/link {name}")) == target
+        assert tree.read(f"var/lib/{name}/file") == name
+    assert tree.is_dir("run/made")
+    assert tree.is_dir("run/media")
+    assert not tree.exists("var/lib/systemd/random-seed")
+
+
+def test_state_with_a_name_of_two_lines_is_refused(tree: Tree) -> None:
+    tree.directory("var/lib/a\nb")
+    arrange(tree)
+    with pytest.raises(BadTree, match=r"/var/lib/a\\nb: tmpfiles.d cannot name that"):
+        finish(tree, tmp_is_dir=True)
 
 
 def test_tmp_can_stay_a_directory(tree: Tree) -> None:
@@ -175,7 +260,9 @@ def test_unit_cannot_name_a_place_outside(tree: Tree) -> None:
 
 def test_default_target_is_a_link(tree: Tree) -> None:
     unit(tree, "rescue.target")
+    tree.link("usr/etc/systemd/system/default.target", "/usr/lib/systemd/system/x.target")
     set_default_target(tree, "rescue.target")
-    assert enabled(tree) == {"default.target": "/usr/lib/systemd/system/rescue.target"}
+    assert str(tree.path("usr/lib/systemd/system/default.target").readlink()) == "rescue.target"
+    assert not tree.exists("usr/etc/systemd/system/default.target")
     with pytest.raises(BadTree):
         set_default_target(tree, "gone.target")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from composer.checksum import ObjectChecksum
 from composer.errors import FormatError
+from composer.ostree import objects
 from composer.ostree.objects import Header, parse_commit, parse_dirtree
 from composer.ostree.repo import Repository
 from tests.ostree.dirtrees import TYPE, dump_dirtree, is_normal
@@ -35,7 +36,9 @@ def test_any_dirtree_is_read_as_glib_writes_it(
     directories: dict[str, tuple[ObjectChecksum, ObjectChecksum]],
 ) -> None:
     directories = {name: both for name, both in directories.items() if name not in files}
-    tree = parse_dirtree(dump_dirtree(files, directories))
+    data = dump_dirtree(files, directories)
+    assert objects.dump_dirtree(files, directories) == data
+    tree = parse_dirtree(data)
     assert [(entry.name, entry.checksum) for entry in tree.files] == sorted(
         files.items(), key=lambda item: item[0].encode()
     )
@@ -52,6 +55,7 @@ def test_dirtree_is_read_at_every_width_of_offsets(count: int, length: int) -> N
     files = {name: _sum(number) for number, name in enumerate(names)}
     directories = {f"{name[1:]}-": (_sum(1), _sum(2)) for name in names[: count // 3]}
     data = dump_dirtree(files, directories)
+    assert objects.dump_dirtree(files, directories) == data
     tree = parse_dirtree(data)
     assert {entry.name: entry.checksum for entry in tree.files} == files
     assert {entry.name: (entry.tree, entry.meta) for entry in tree.directories} == directories
@@ -68,6 +72,7 @@ def test_dirtree_is_read_around_the_first_change_of_width(size: int) -> None:
         ({"n" * (size - 36): _sum(3)}, {}),
     ):
         data = dump_dirtree(files, directories)
+        assert objects.dump_dirtree(files, directories) == data
         assert {f.name: f.checksum for f in parse_dirtree(data).files} == files
         assert {d.name: (d.tree, d.meta) for d in parse_dirtree(data).directories} == directories
 

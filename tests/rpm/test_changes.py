@@ -84,6 +84,6 @@ def test_summary_is_plain_values() -> None:
     assert changes.summary() == {
         "added": ["c-1-1.noarch"],
         "removed": ["b-1-1.noarch"],
-        "upgraded": [{"name": "a", "before": "a-1-1.noarch", "after": "a-2-1.noarch"}],
+        "upgraded": [{"name": "a", "from": "a-1-1.noarch", "to": "a-2-1.noarch"}],
         "downgraded": [],
     }

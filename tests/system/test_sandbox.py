@@ -14,7 +14,8 @@ import pytest
 
 from composer.errors import CommandFailed, MissingRequirement
 from composer.system import sandbox as module
-from composer.system.sandbox import Bind, OutputTail, Sandbox, TimeLimitExceeded
+from composer.system.limits import LimitExceeded, Limits, TimeLimitExceeded
+from composer.system.sandbox import Bind, OutputTail, Sandbox
 from tests.compose.rpms import needs_root
 
 PYTHON = "/usr/bin/python3"
@@ -130,10 +131,95 @@ def test_hanging_program_is_ended_with_all_its_children() -> None:
     code = "import os, time; print('busy', flush=True); os.fork(); os.setsid(); time.sleep(97)"
     began = time.monotonic()
     with pytest.raises(TimeLimitExceeded) as caught:
-        Sandbox.of_host().run([PYTHON, "-I", "-c", code], seconds=1)
+        Sandbox.of_host().run([PYTHON, "-I", "-c", code], limits=Limits(seconds=1))
     assert time.monotonic() - began < 10
     assert "busy" in caught.value.output
     _wait_until(lambda: b"time.sleep(97)" not in _command_lines())
+
+
+def _exceeded(code: str, sandbox: Sandbox, limits: Limits) -> LimitExceeded:
+    """Run code that must be ended for what it uses, soon and with all its processes."""
+    began = time.monotonic()
+    mark = f"# {os.getpid()} {began}"
+    with pytest.raises(LimitExceeded) as caught:
+        sandbox.run([PYTHON, "-I", "-c", f"{code}\n{mark}"], limits=limits)
+    assert time.monotonic() - began < 15
+    # Not soon afterwards: at once.
+    assert mark.encode() not in _command_lines()
+    assert caught.value.details == ("begun",)
+    return caught.value
+
+
+@needs_root
+def test_fork_bomb_is_ended() -> None:
+    code = (
+        "import os\nprint('begun', flush=True)\nwhile True:\n try: os.fork()\n except OSError: pass"
+    )
+    error = _exceeded(code, Sandbox.of_host(), Limits(seconds=60, processes=200))
+    assert error.message == "had more than 200 processes and threads"
+
+
+@needs_root
+def test_too_many_threads_are_ended() -> None:
+    code = (
+        "import threading, time\nprint('begun', flush=True)\n"
+        "for _ in range(300): threading.Thread(target=time.sleep, args=(60,)).start()"
+    )
+    error = _exceeded(code, Sandbox.of_host(), Limits(seconds=60, processes=200))
+    assert error.message == "had more than 200 processes and threads"
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "hog",
+    [
+        "held = b'x' * (300 << 20)",
+        "open('/tmp/hog', 'wb').write(bytes(300 << 20))",
+        "open('/dev/hog', 'wb').write(bytes(300 << 20))",
+        "import os; [os.fork() for _ in range(5)]; held = b'x' * (9 << 20)",
+    ],
+)
+def test_memory_hog_is_ended(hog: str) -> None:
+    code = f"import time\nprint('begun', flush=True)\n{hog}\ntime.sleep(60)"
+    error = _exceeded(code, Sandbox.of_host(), Limits(seconds=60, memory=200 << 20))
+    assert error.message == "used more than 210 MB of memory"
+
+
+@needs_root
+def test_memory_that_processes_share_counts_once() -> None:
+    code = (
+        "import os, time\nheld = b'x' * (100 << 20)\n"
+        "for _ in range(8):\n if not os.fork(): time.sleep(1); os._exit(0)\n"
+        "for _ in range(8): os.wait()"
+    )
+    Sandbox.of_host().run([PYTHON, "-I", "-c", code], limits=Limits(memory=200 << 20))
+
+
+@needs_root
+def test_filling_the_disk_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "before").write_bytes(b"x" * (50 << 20))
+    code = (
+        "import time\nprint('begun', flush=True)\n"
+        "for n in range(20): open(f'/target/{n}', 'wb').write(b'x' * (10 << 20))\n"
+        "time.sleep(60)"
+    )
+    sandbox = Sandbox.of_host(Bind(tmp_path, "/target", writable=True))
+    error = _exceeded(code, sandbox, Limits(seconds=60, written=100 << 20))
+    assert error.message == "wrote more than 105 MB"
+
+
+@needs_root
+def test_what_others_write_to_the_disk_does_not_count(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    code = "import time, os\nprint('begun', flush=True)\ntime.sleep(1.5)\nos.listdir('/target')"
+
+    def disturb(line: bytes, tail: OutputTail) -> None:
+        outside.write_bytes(b"x" * (50 << 20))
+
+    sandbox = Sandbox.of_host(Bind(inside, "/target", writable=True))
+    argv = [PYTHON, "-I", "-c", code]
+    sandbox.run(argv, on_line=disturb, limits=Limits(written=10 << 20))
 
 
 @needs_root
@@ -192,7 +278,7 @@ def test_plain_user_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(MissingRequirement, match="needs root") as caught:
         Sandbox.of_host().run(["true"])
-    assert "sudo" in caught.value.hint
+    assert "subordinate ids" in caught.value.hint
 
 
 def test_missing_bubblewrap_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,75 @@
+"""What the solver says when there is no solution, shortened to what a person can act on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from composer.errors import ComposerError
+
+_MOST = 10
+# What libsolv adds to every problem, and what it says of each candidate in vain.
+_NOISE = re.compile(
+    r"conflicting requests\Z|cannot install the best candidate for the job\Z"
+    r"|cannot install the best update candidate|problem with installed package"
+)
+_NEVRA = r"\S+-[^-\s]+-[^-\s]+\.[A-Za-z0-9_]+"
+_FILTERED = re.compile(rf"package ({_NEVRA}) is filtered out by exclude filtering\Z")
+_HINTS = (
+    (r"nothing provides (.+?) needed by (\S+)", "no repository has {0}: add one that does"),
+    (r"package (\S+) conflicts with (.+?) provided by (\S+)", "leave out {0} or {2}"),
+    (r"package (\S+) obsoletes (.+?) provided by (\S+)", "leave out {0} or {2}"),
+    (r"cannot install both (\S+) .*and (\S+)", "ask for one of {0} and {1}"),
+    (r"package (\S+) does not have a compatible architecture", "{0} is for other machines"),
+)
+
+
+Why = Callable[[str], str]
+
+
+class SolveFailed(ComposerError):
+    """Packages that are not there, or that cannot be installed together."""
+
+
+def unsolvable(problems: Iterable[Iterable[str]], explain: Why) -> SolveFailed:
+    """Make the error for the solver's ``problems``, each a list of lines.
+
+    ``explain`` says why a package of that name was not to be had ("": it was).
+    """
+    lines: dict[str, str] = {}
+    for problem in problems:
+        for line in problem:
+            text = _explained(line, explain)
+            if not _NOISE.match(line):
+                # Other versions of a package fail in the same way; the first is the newest.
+                lines.setdefault(re.sub(_NEVRA, lambda match: _name(match[0]), text), text)
+    shown = list(lines.values())
+    rest = len(shown) - _MOST
+    if rest > 0:
+        shown[_MOST:] = [f"and {rest} more like these"]
+    return SolveFailed(
+        "these packages cannot be installed together",
+        details=shown or ["the solver gave no reason"],
+        hint=_hint(shown),
+    )
+
+
+def _name(nevra: str) -> str:
+    return nevra.rsplit("-", 2)[0]
+
+
+def _explained(line: str, explain: Why) -> str:
+    match = _FILTERED.match(line)
+    reason = explain(_name(match[1])) if match else ""
+    return f"package {match[1]} may not be taken: {reason}" if match and reason else line
+
+
+def _hint(lines: Iterable[str]) -> str:
+    found = []
+    for line in lines:
+        for pattern, hint in _HINTS:
+            if match := re.search(pattern, line):
+                found.append(hint.format(*match.groups()))
+        if " may not be taken: " in line:
+            found.append(line.partition(" may not be taken: ")[0] + " is needed: allow it")
+    return "; ".join(list(dict.fromkeys(found))[:2])
