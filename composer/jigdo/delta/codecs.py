@@ -35,7 +35,7 @@ class CodecNumber(IntEnum):
 
 
 #: Larger targets are made part by part, each with a patch of its own.
-PART = 128 << 20
+PART = 16 << 20
 #: Beyond base and target of this size together, the zstd codec is not tried: it
 #: is the one whose memory grows with its base.
 ZSTD_LIMIT = 48 << 20
