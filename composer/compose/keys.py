@@ -477,8 +477,8 @@ class Keys:
     )
     rojig: Key[Rojig | None] = Key(
         ROJIG, Merge.NEAREST, None,
-        "What the set's package is called: `{name, summary, license, description}`.",
-        state=State.NOT_YET, expands=_rojig_strings,
+        "What the set's package is called and says: `{name, summary, license, description}`.",
+        expands=_rojig_strings,
     )
     osname = Key(
         WORD, Merge.NEAREST, "",

@@ -28,6 +28,7 @@ from composer.compose.postprocess import require_possible
 from composer.compose.reproduce import require_same
 from composer.compose.rpmdb import backend
 from composer.compose.treefile import Treefile, load
+from composer.compose.values import Rojig
 from composer.compose.version import next_version
 from composer.compose.workspace import workspace
 from composer.errors import NothingNew, UsageError
@@ -82,10 +83,10 @@ class ComposeResult:
 
     ``packages`` are sorted by NEVRA.  ``before`` are the NEVRAs of the ref's previous
     commit, ``fixed`` the advisories that came since; ``created`` is whether the repository
-    was made; ``warnings`` are the treefile's.  ``varied`` is what a second compose had
-    otherwise and still came to the same commit; empty where there was none.  ``seconds`` are
-    those of each phase; ``signing`` is what signed.  Where the ref's current commit only
-    lacked being published, it is that commit, with its packages.
+    was made; ``warnings`` and ``rojig`` are the treefile's.  ``varied`` is what a second
+    compose had otherwise and still came to the same commit; empty where there was none.
+    ``seconds`` are those of each phase; ``signing`` is what signed.  Where the ref's current
+    commit only lacked being published, it is that commit, with its packages.
     """
 
     ref: str
@@ -99,6 +100,7 @@ class ComposeResult:
     varied: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    rojig: Rojig | None = None
     signing: Signing | None = None
     fixed: tuple[Advisory, ...] = ()
 
@@ -317,6 +319,7 @@ def _result(
         created=created,
         signing=_signing(request, plan.treefile),
         fixed=fixed(plan.before.advisories, plan.origin.advisories, plan.before.packages),
+        rojig=plan.treefile.rojig,
         warnings=(*plan.treefile.warnings, *_without_package(plan.treefile, solution)),
     )
 

@@ -34,6 +34,8 @@ from composer.errors import UsageError
 
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*\Z")
 
+_SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}\Z")
+
 
 @dataclass(frozen=True, slots=True)
 class Treefile(Keys):
@@ -72,6 +74,9 @@ class Treefile(Keys):
         for name in ("ref", "packages"):
             if not getattr(self, name):
                 raise TreefileError(f"{self.path}: the key {name} is missing")
+        if self.rojig and not _SET_NAME.match(self.rojig.name):
+            place = self.places["rojig"][0]
+            raise TreefileError(f"{place}: {self.rojig.name!r} cannot be the name of a package")
         if not _REF.match(self.ref):
             raise TreefileError(f"{self.path}: ref: {self.ref!r} is not a valid OSTree ref")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from composer.compose.document import TreefileError
 from composer.compose.keys import Keys, State
 from composer.compose.treefile import Treefile
 from composer.compose.values import (
@@ -207,6 +208,12 @@ def test_what_is_not_there_yet_is_refused_by_a_compose(
         message = rf"fedora.yaml: {said.split(':')[0]} \(line 3\): not supported yet"
         with pytest.raises(Exception, match=message):
             _complete(tmp_path, said).require_complete()
+
+
+def test_rojig_name_that_no_package_can_have_is_refused_by_a_compose(tmp_path: Path) -> None:
+    said = "variables: {a: 'x y'}\nrojig: {name: 'os-${a}', summary: s, license: MIT}\n"
+    with pytest.raises(TreefileError, match=r"rojig \(line 4\): 'os-x y' cannot be the name"):
+        _complete(tmp_path, said).require_complete()
 
 
 def test_keys_without_effect_are_one_warning(tmp_path: Path) -> None:
