@@ -26,10 +26,11 @@ class DatabaseNotConverted(ComposerError):
     """The tree's rpm could not take the headers."""
 
 
-def backend(key: str) -> str:
+def backend(key: str, place: str) -> str:
     """Return librpm's backend for the transaction, by the key ``rpmdb``.
 
     "host" and "target" begin with the default one; "sqlite", "ndb" and "bdb" name it.
+    ``place`` is where the treefile says so.
     Raises MissingRequirement where this machine's librpm cannot write that.
     """
     if key not in _BACKENDS or key == DEFAULT:
@@ -40,7 +41,7 @@ def backend(key: str) -> str:
         if any(path.name != ".rpm.lock" for path in Path(scratch).iterdir()):
             return key
     raise MissingRequirement(
-        f"rpmdb: {key}: librpm of this machine cannot write such a database",
+        f"{place}: librpm of this machine cannot write a database of the kind {key}",
         hint="`rpmdb: target` writes what the tree's own rpm reads",
     )
 
