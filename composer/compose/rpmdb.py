@@ -49,15 +49,19 @@ def backend(key: str, place: str) -> str:
 def convert_for_tree(tree: Tree, *, scratch: Path, timestamp: int) -> str:
     """Turn the database into what the tree's rpm reads; returns its backend.
 
-    A tree without rpm keeps what it has.  Raises DatabaseNotConverted.
+    A tree without rpm, or with one that does not run, keeps what it has.  Raises
+    DatabaseNotConverted.
     """
     if not tree.is_file(_RPM) or not tree.is_file(_RPMDB):
         return DEFAULT
     try:
         found = run_in_tree(tree, [f"/{_RPM}", "--eval", "%{?_db_backend}"], timestamp=timestamp)
-        wanted = found.strip().rpartition("\n")[2]
-        if wanted not in _BACKENDS or wanted == DEFAULT:
-            return DEFAULT
+    except CommandFailed:
+        return DEFAULT
+    wanted = found.strip().rpartition("\n")[2]
+    if wanted not in _BACKENDS or wanted == DEFAULT:
+        return DEFAULT
+    try:
         headers = _exported(tree, scratch)
         tree.clear(RPMDB)
         run_in_tree(
