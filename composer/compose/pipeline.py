@@ -140,7 +140,7 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
     treefile = load(request.treefile, basearch=request.basearch)
     treefile.require_complete()
     require_possible(treefile)
-    database = backend(treefile.rpmdb)
+    database = backend(treefile.rpmdb, ", ".join(treefile.places.get("rpmdb", ())))
     if request.strict_lockfile and not request.lockfiles:
         raise UsageError("a strict lockfile was asked for, but no lockfile given")
     lockfile = read_lockfiles(request.lockfiles) if request.lockfiles else None
@@ -148,7 +148,9 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
         require_sandbox()
     repository = Repository.open(request.repo) if _is_there(request.repo) else None
     before = previous(repository, treefile.ref) if repository else Previous()
-    layers = resolve_layers(repository, treefile.ostree_layers, treefile.ostree_override_layers)
+    layers = resolve_layers(
+        repository, treefile.ostree_layers, treefile.ostree_override_layers, treefile.places
+    )
     cachedir = request.cachedir.absolute()
     with workspace(cachedir) as work:
         report(Step("solve", item=treefile.ref))
