@@ -62,15 +62,6 @@ class Treefile(Keys):
 
     def require_complete(self) -> None:
         """Raise TreefileError unless a compose can start from it."""
-        refused = [
-            f"{place}: not supported yet"
-            for name, value in self.given.items()
-            if BY_NAME[name].refuses(value)
-            for place in self.places[name]
-        ]
-        if refused:
-            hint = "docs/treefile.md says which keys work"
-            raise TreefileError(refused[0], details=refused[1:], hint=hint)
         for name in ("ref", "packages"):
             if not getattr(self, name):
                 raise TreefileError(f"{self.path}: the key {name} is missing")
@@ -129,7 +120,7 @@ def load(path: Path, *, basearch: str) -> Treefile:
             name: tuple(str(part.place) for part in parts) for name, parts in reader.said.items()
         },
         variables=reader.variables,
-        warnings=(*reader.warnings, *_accepted(reader.said.values())),
+        warnings=(*dict.fromkeys(reader.warnings), *_accepted(reader.said.values())),
     )
 
 
