@@ -19,6 +19,7 @@ from composer.compose.again import build_again
 from composer.compose.build import Build, build
 from composer.compose.commit import Previous, Signing, previous
 from composer.compose.depsolve import Solution, solving
+from composer.compose.history import brought
 from composer.compose.layers import Layer, resolve_layers
 from composer.compose.lockfile import read_lockfiles
 from composer.compose.metadata import Origin, origin_of
@@ -170,7 +171,7 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
                 lock(request.write_lockfile, solution, ())
             if is_done:
                 raise _nothing_new(plan)
-            plan = replace(plan, origin=origin_of(base))
+            plan = replace(plan, origin=origin_of(base, before.nevras))
             if request.dry_run:
                 return _result(request, plan, solution, (), commit="")
             packages = fetch(solution, base, report)
@@ -301,6 +302,12 @@ def _build(
     return replace(result, varied=varied)
 
 
+def _fixed(plan: _Plan, solution: Solution) -> tuple[Advisory, ...]:
+    changes = compare(plan.before.nevras, (package.nevra for package in solution.packages))
+    came = sorted((*plan.origin.advisories, *plan.origin.passed))
+    return fixed(plan.before.advisories, came, brought(changes))
+
+
 def _result(
     request: ComposeRequest,
     plan: _Plan,
@@ -320,7 +327,7 @@ def _result(
         before=plan.before.packages,
         created=created,
         signing=_signing(request, plan.treefile),
-        fixed=fixed(plan.before.advisories, plan.origin.advisories, plan.before.packages),
+        fixed=_fixed(plan, solution),
         rojig=plan.treefile.rojig,
         warnings=(*plan.treefile.warnings, *_without_package(plan.treefile, solution)),
     )
