@@ -243,12 +243,16 @@ def _publish(
 ) -> MadeSet | None:
     from composer.jigdo.build import LocalPackage
     from composer.mirror.making import SetRequest, make_set
+    from composer.mirror.set_rpm import About
     from composer.ostree.repo import Repository
 
     if not result.commit:  # a dry run
         return None
+    rojig = result.rojig
     wanted = SetRequest(
         ref=result.ref,
+        name=rojig.name if rojig else "",
+        about=About(rojig.summary, rojig.license, rojig.description) if rojig else About(),
         output=rpm_repo,
         cachedir=request.cachedir,
         gpg_key=result.signing.key if result.signing else "",

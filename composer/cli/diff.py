@@ -28,9 +28,13 @@ _LETTERS = {"added": "A", "removed": "D", "changed": "M"}
 @click.option(
     "--repo", "repository", required=True, type=click.Path(path_type=Path), help="Their repository."
 )
-@click.option("--packages/--no-packages", default=True, help="Packages and advisories; shown.")
-@click.option("--changelogs/--no-changelogs", default=True, help="New changelog entries; shown.")
-@click.option("--files/--no-files", default=True, help="Files; shown.")
+@click.option(
+    "--packages/--no-packages", default=True, show_default=True, help="Packages, advisories."
+)
+@click.option(
+    "--changelogs/--no-changelogs", default=True, show_default=True, help="New changelog entries."
+)
+@click.option("--files/--no-files", default=True, show_default=True, help="Files.")
 @json_option
 @click.pass_obj
 def diff(

@@ -1,7 +1,8 @@
 """Advisories (updateinfo): from a solution, into a commit's metadata, and out of it again.
 
 ``rpmostree.advisories`` is of rpm-ostree's type, ``a(suuasa{sv})``, and like there holds
-those about security; what else the packages carry is under a key of our own.
+those about security; what else the packages carry is under a key of our own.  So is what
+an update passed over: advisories of versions between the previous commit's and this one's.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from composer.rpm.changes import compare_versions
 from composer.rpm.package import Nevra
 
 SECURITY_KEY, OTHER_KEY = "rpmostree.advisories", "jigdo-composer.advisories"
+PASSED_KEY = "jigdo-composer.advisories-passed"
+
+KEYS = (SECURITY_KEY, OTHER_KEY, PASSED_KEY)
 
 KINDS = ("unknown", "security", "bugfix", "enhancement", "newpackage")
 """libdnf's kinds of advisories, by number."""
@@ -65,16 +70,64 @@ def carried(base: Any) -> tuple[Advisory, ...]:
     """
     import hawkey
 
-    packages: dict[str, set[str]] = {}
-    found: dict[str, Any] = {}
+    found = _Found()
     for package in base.transaction.install_set:
-        nevra = str(
-            Nevra(package.name, package.epoch, package.version, package.release, package.arch)
-        )
         for advisory in package.get_advisories(hawkey.EQ):
-            packages.setdefault(advisory.id, set()).add(nevra)
-            found.setdefault(advisory.id, []).append(advisory)
-    return tuple(_advisory(ident, found[ident], packages[ident]) for ident in sorted(found))
+            found.add(advisory, _nevra(package))
+    return found.advisories()
+
+
+def passed(base: Any, before: Iterable[Nevra]) -> tuple[Advisory, ...]:
+    """List the advisories of versions newer than those of ``before``, older than the installed.
+
+    Their packages are the installed ones, in which the same is fixed.
+    """
+    import hawkey
+
+    old: dict[tuple[str, str], Nevra] = {}
+    for nevra in before:
+        known = old.setdefault((nevra.name, nevra.arch), nevra)
+        if compare_versions(nevra, known) > 0:
+            old[nevra.name, nevra.arch] = nevra
+    found = _Found()
+    for package in base.transaction.install_set:
+        new = _nevra(package)
+        was = old.get((new.name, new.arch))
+        if was is None or compare_versions(was, new) >= 0:
+            continue
+        for advisory in package.get_advisories(hawkey.LT):
+            if any(_is_between(was, row, new) for row in advisory.packages):
+                found.add(advisory, new)
+    return found.advisories()
+
+
+def _nevra(package: Any) -> Nevra:
+    return Nevra(package.name, package.epoch, package.version, package.release, package.arch)
+
+
+def _is_between(was: Nevra, row: Any, new: Nevra) -> bool:
+    if (row.name, row.arch) != (new.name, new.arch):
+        return False
+    epoch, _, rest = row.evr.rpartition(":")
+    version, _, release = rest.partition("-")
+    one = replace(new, epoch=int(epoch or 0), version=version, release=release)
+    return compare_versions(was, one) < 0 and compare_versions(one, new) < 0
+
+
+class _Found:
+    """Collects libdnf's advisories with the packages that they were found for."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, list[Any]] = {}
+        self._packages: dict[str, set[str]] = {}
+
+    def add(self, advisory: Any, package: Nevra) -> None:
+        self._sources.setdefault(advisory.id, []).append(advisory)
+        self._packages.setdefault(advisory.id, set()).add(str(package))
+
+    def advisories(self) -> tuple[Advisory, ...]:
+        idents = sorted(self._sources)
+        return tuple(_advisory(name, self._sources[name], self._packages[name]) for name in idents)
 
 
 def _advisory(ident: str, sources: Sequence[Any], packages: Iterable[str]) -> Advisory:
@@ -101,13 +154,14 @@ def _references(sources: Sequence[Any]) -> Iterator[tuple[str, str]]:
             yield url, title
 
 
-def metadata(advisories: Iterable[Advisory]) -> dict[str, Any]:
-    """Make the keys of a commit's metadata, as GVariants in this machine's byte order."""
+def metadata(advisories: Iterable[Advisory], *, key: str = "") -> dict[str, Any]:
+    """Make the keys (or ``key``) of a commit's metadata, as GVariants in this byte order."""
     from gi.repository import GLib
 
+    own_key = key
     rows: dict[str, list[Any]] = {}
     for one in sorted(advisories):
-        key = SECURITY_KEY if one.kind == "security" else OTHER_KEY
+        key = own_key or (SECURITY_KEY if one.kind == "security" else OTHER_KEY)
         more = {"cve_references": GLib.Variant("a(ss)", list(one.references))}
         numbers = KINDS.index(one.kind), SEVERITIES.index(one.severity)
         rows.setdefault(key, []).append((one.ident, *numbers, list(one.packages), more))
@@ -119,7 +173,7 @@ def read(metadata: Mapping[str, object]) -> tuple[Advisory, ...]:
 
     What is not of the right type is left out: the metadata can be anybody's.
     """
-    rows = [row for key in (SECURITY_KEY, OTHER_KEY) for row in _rows(metadata.get(key))]
+    rows = [row for key in KEYS for row in _rows(metadata.get(key))]
     return tuple(sorted(rows))
 
 
@@ -153,12 +207,13 @@ def _word(words: Sequence[str], number: int) -> str:
 
 
 def fixed(
-    before: Iterable[Advisory], after: Iterable[Advisory], packages_before: Iterable[object]
+    before: Iterable[Advisory], after: Iterable[Advisory], changed: Iterable[Nevra]
 ) -> tuple[Advisory, ...]:
-    """Return those of ``after`` that came with what changed: new, and for a new package.
+    """Return those of ``after`` that came with what changed: new, and for a changed package.
 
-    So a commit that says nothing of advisories does not make all of the next one's new.
+    ``changed`` are the new packages.  So a commit that says nothing of advisories does not
+    make all of the next one's new.
     """
     known = {advisory.ident for advisory in before}
-    old = {str(package) for package in packages_before}
-    return tuple(a for a in after if a.ident not in known and not old.issuperset(a.packages))
+    names = {str(package) for package in changed}
+    return tuple(a for a in after if a.ident not in known and not names.isdisjoint(a.packages))

@@ -31,10 +31,11 @@ from composer.compose.metadata import (
 )
 from composer.compose.packages import ComposedPackage
 from composer.compose.tree import Tree
-from composer.errors import BoundExceeded, ComposerError
+from composer.errors import BoundExceeded, ComposerError, FormatError
 from composer.ostree.committing import Attributes, write_tree
 from composer.ostree.repo import Repository
 from composer.rpm.listing import OWN_LIST
+from composer.rpm.package import Nevra
 
 INPUT_DIGEST = "rpmostree.inputhash"
 PACKAGES = OWN_LIST
@@ -54,6 +55,14 @@ class Previous:
     input_digest: str = ""
     packages: tuple[str, ...] = ()
     advisories: tuple[Advisory, ...] = ()
+
+    @property
+    def nevras(self) -> tuple[Nevra, ...]:
+        """The packages, parsed; raises FormatError."""
+        try:
+            return tuple(Nevra.parse(name) for name in self.packages)
+        except ValueError as error:
+            raise FormatError(f"commit {self.commit}: its package list: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,10 +82,10 @@ def remove_files(tree: Tree, names: Sequence[str]) -> None:
 
 def protect_executables(tree: Tree) -> None:
     """Take the permission to write from every file that may be executed."""
-    for path in _walk(tree):
-        mode = path.lstat().st_mode
+    for entry in _files(tree):
+        mode = entry.stat(follow_symlinks=False).st_mode
         if stat.S_ISREG(mode) and mode & 0o111:
-            path.chmod(stat.S_IMODE(mode) & ~0o222)
+            os.chmod(entry.path, stat.S_IMODE(mode) & ~0o222)
 
 
 def settle_devices(tree: Tree, *, ignore: bool) -> None:
@@ -93,10 +93,15 @@ def settle_devices(tree: Tree, *, ignore: bool) -> None:
 
     An overlayfs whiteout (a character device 0:0) becomes the file that stands for it.
     """
-    for path in list(_walk(tree)):
-        status = path.lstat()
+    # The kind of most entries comes with the listing, without a call for each.
+    special = [
+        e for e in _files(tree) if not e.is_symlink() and not e.is_file(follow_symlinks=False)
+    ]
+    for entry in special:
+        status = entry.stat(follow_symlinks=False)
         if not (stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)):
             continue
+        path = Path(entry.path)
         whiteout = stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
         if not whiteout and not ignore:
             raise DeviceInTree(
@@ -106,13 +111,19 @@ def settle_devices(tree: Tree, *, ignore: bool) -> None:
         path.unlink()
         if whiteout:
             quoted = path.with_name(_WHITEOUT + path.name)
+            quoted.unlink(missing_ok=True)
             quoted.touch()
             quoted.chmod(stat.S_IMODE(status.st_mode))
 
 
-def _walk(tree: Tree) -> Iterator[Path]:
+def _files(tree: Tree) -> Iterator[os.DirEntry[str]]:
     """Yield all that is no directory."""
-    for directory, directories, names in os.walk(tree.root):
-        links = [name for name in directories if Path(directory, name).is_symlink()]
-        for name in sorted((*names, *links)):
-            yield Path(directory, name)
+    todo = [str(tree.root)]
+    while todo:
+        with os.scandir(todo.pop()) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                todo.append(entry.path)
+            else:
+                yield entry

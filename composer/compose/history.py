@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from composer.checksum import ObjectChecksum
@@ -13,7 +13,7 @@ from composer.compose.advisories import Advisory, fixed
 from composer.compose.advisories import read as read_advisories
 from composer.errors import BoundExceeded, ComposerError
 from composer.ostree.repo import Repository
-from composer.rpm.changes import Changes, compare
+from composer.rpm.changes import Changes, compare, compare_versions
 from composer.rpm.listing import (
     DIRECTORIES,
     FILES,
@@ -27,6 +27,7 @@ from composer.rpm.package import Nevra
 
 _LARGEST_RPMDB = 1 << 30
 _ENTRIES = 1000
+_MOST_COMMITS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,55 @@ def package_difference(
             entries = _changelogs(repo, before, after, changes)
         except ComposerError as error:
             missing.append(f"no changelogs: {error.message}")
-    advisories = fixed(advisories_of(repo, before), advisories_of(repo, after), old)
+    came = _advisories_between(repo, before, after, changes)
+    advisories = fixed(advisories_of(repo, before), came, brought(changes))
     return PackageDifference(changes, entries, advisories, tuple(missing))
+
+
+def brought(changes: Changes) -> tuple[Nevra, ...]:
+    """Give the packages that came with a change, and can have brought something to fix."""
+    return (*changes.added, *(new for _, new in changes.upgraded))
+
+
+def _advisories_between(
+    repo: Repository, before: ObjectChecksum, after: ObjectChecksum, changes: Changes
+) -> list[Advisory]:
+    """List the advisories of ``after``, and of the commits on the way to it from ``before``.
+
+    Those of the latter are for older versions; they get the packages that came in the end.
+    """
+    found = {advisory.ident: advisory for advisory in advisories_of(repo, after)}
+    newest = {(new.name, new.arch): new for new in brought(changes)}
+    for commit in _between(repo, before, after):
+        for advisory in advisories_of(repo, commit):
+            packages = tuple(sorted(set(_followed(advisory.packages, newest))))
+            found.setdefault(advisory.ident, replace(advisory, packages=packages))
+    return [found[ident] for ident in sorted(found)]
+
+
+def _between(
+    repo: Repository, before: ObjectChecksum, after: ObjectChecksum
+) -> list[ObjectChecksum]:
+    """Give the commits that lead from ``before`` to ``after``, both left out, if they are here."""
+    found: list[ObjectChecksum] = []
+    commit = repo.commit(after).parent
+    while commit is not None and commit != before:
+        if len(found) == _MOST_COMMITS or not repo.has("commit", commit):
+            return []
+        found.append(commit)
+        commit = repo.commit(commit).parent
+    return found if commit == before else []
+
+
+def _followed(packages: Iterable[str], newest: Mapping[tuple[str, str], Nevra]) -> Iterator[str]:
+    for text in packages:
+        try:
+            old = Nevra.parse(text)
+        except ValueError:
+            continue
+        new = newest.get((old.name, old.arch))
+        if new is not None and compare_versions(old, new) <= 0:
+            yield str(new)
 
 
 def packages_of(repo: Repository, commit: ObjectChecksum) -> tuple[Nevra, ...] | None:

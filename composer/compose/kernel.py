@@ -47,6 +47,8 @@ def prepare_kernel(
     ``arguments`` are dracut's; with any, an initramfs that a package made is made anew.
     Raises BadTree for more than one kernel, InitramfsFailed.
     """
+    # Boot loader entries are OSTree's to write.
+    tree.remove("boot/loader")
     _from_boot(tree)
     version = _only_kernel(tree)
     if version:

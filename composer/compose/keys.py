@@ -94,15 +94,13 @@ class State(Enum):
 
     WORKS = "works"
     ACCEPTED = "accepted, without effect"
-    NOT_YET = "not yet: a compose refuses it"
 
 
 class Key(Generic[T]):
     """One row, and the attribute of a treefile that has its value.
 
-    ``expands`` gives a value with its ``${variables}`` replaced.  ``pending`` are values
-    that a compose refuses although the key works.  ``into`` names the key that a value
-    becomes part of.
+    ``expands`` gives a value with its ``${variables}`` replaced.  ``into`` names the key
+    that a value becomes part of.
     """
 
     name: str
@@ -118,13 +116,12 @@ class Key(Generic[T]):
         aliases: tuple[str, ...] = (),
         state: State = State.WORKS,
         expands: Callable[[T, Expand], T] | None = None,
-        pending: tuple[T, ...] = (),
         into: str = "",
         name: str = "",
     ) -> None:
         self.kind, self.merge, self.default, self.meaning = kind, merge, default, meaning
         self.aliases, self.state, self.expands = aliases, state, expands
-        self.pending, self.into, self.name = pending, into, name
+        self.into, self.name = into, name
 
     def __set_name__(self, owner: type, attribute: str) -> None:
         self.attribute = attribute
@@ -141,10 +138,6 @@ class Key(Generic[T]):
             return self
         value: T = instance.given.get(self.name, self.default)  # type: ignore[assignment]
         return value
-
-    def refuses(self, value: object) -> bool:
-        """Say whether a compose cannot do what ``value`` asks for."""
-        return value in self.pending or (self.state is State.NOT_YET and value != self.default)
 
 
 def _whole_string(value: str, expand: Expand) -> str:
@@ -477,8 +470,8 @@ class Keys:
     )
     rojig: Key[Rojig | None] = Key(
         ROJIG, Merge.NEAREST, None,
-        "What the set's package is called: `{name, summary, license, description}`.",
-        state=State.NOT_YET, expands=_rojig_strings,
+        "What the set's package is called and says: `{name, summary, license, description}`.",
+        expands=_rojig_strings,
     )
     osname = Key(
         WORD, Merge.NEAREST, "",

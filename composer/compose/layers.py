@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,16 +41,22 @@ class Layer:
 
 
 def resolve_layers(
-    repository: Repository | None, layers: Sequence[str], overrides: Sequence[str]
+    repository: Repository | None,
+    layers: Sequence[str],
+    overrides: Sequence[str],
+    places: Mapping[str, Sequence[str]],
 ) -> tuple[Layer, ...]:
-    """Return the commits that the refs are at, in the order to lay them; raises NotFound."""
+    """Return the commits that the refs are at, in the order to lay them.
+
+    ``places`` has, by key, where treefiles say it.  Raises NotFound.
+    """
     found = []
     for key, refs in (("ostree-layers", layers), ("ostree-override-layers", overrides)):
         for ref in refs:
             commit = repository.resolve(ref) if repository is not None else None
             if commit is None:
                 raise NotFound(
-                    f"{key}: the repository has no ref {ref}",
+                    f"{', '.join(places.get(key, (key,)))}: the repository has no ref {ref}",
                     hint="layers must be in the repository that --repo names",
                 )
             found.append(Layer(ref, commit, override=key != "ostree-layers"))

@@ -106,16 +106,23 @@ def _allowed(lockfile: Lockfile, named: Mapping[str, list[Any]]) -> set[Any]:
     if wrong:
         raise LockedDigestMismatch(
             "packages are not those that the lockfiles name",
-            details=wrong[:_MOST],
+            details=_shortened(wrong),
             hint="use the repository that the lockfile was made with, or make the lockfile again",
         )
     if missing:
         raise LockfileError(
-            f"{missing[0]}" if len(missing) == 1 else f"no repository has {len(missing)} packages",
-            details=missing[:_MOST] if len(missing) > 1 else [],
+            missing[0]
+            if len(missing) == 1
+            else f"no repository has {len(missing)} packages that the lockfiles name",
+            details=_shortened(missing) if len(missing) > 1 else [],
             hint="use the repositories that the lockfile was made with, or take it out of there",
         )
     return allowed
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    rest = len(lines) - _MOST
+    return [*lines[:_MOST], *([f"and {rest} more"] if rest > 0 else [])]
 
 
 def _missing(locked: Locked, there: Sequence[Any]) -> str:

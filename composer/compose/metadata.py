@@ -7,7 +7,7 @@ OSTree, so that equal facts are equal bytes on every machine.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from composer.compose.advisories import Advisory
 from composer.compose.packages import ComposedPackage
 from composer.errors import ComposerError
 from composer.rpm.listing import OWN_LIST, RPMOSTREE_LIST
+from composer.rpm.package import Nevra
 
 INLINE, DETACHED, DISABLED = "inline", "detached", "disabled"
 """Where what repositories say goes: into the commit, beside it, or nowhere."""
@@ -33,19 +34,21 @@ class Origin:
     """What the repositories said when packages were chosen from them.
 
     ``repositories`` are ids and the newest time in each one's repomd.xml; ``advisories``
-    are those of the chosen packages.  Both change without any package changing.
+    are those of the chosen packages.  Both change without any package changing.  ``passed``
+    are advisories that came between the previous commit's packages and these.
     """
 
     repositories: tuple[tuple[str, int], ...] = ()
     advisories: tuple[Advisory, ...] = ()
+    passed: tuple[Advisory, ...] = ()
 
 
-def origin_of(base: Any) -> Origin:
-    """Ask dnf's ``base``, which solved."""
+def origin_of(base: Any, before: Iterable[Nevra]) -> Origin:
+    """Ask dnf's ``base``, which solved; ``before`` are the previous commit's packages."""
     found = sorted(
         (repo.id, int(repo._repo.getMaxTimestamp())) for repo in base.repos.iter_enabled()
     )
-    return Origin(tuple(found), advisories.carried(base))
+    return Origin(tuple(found), advisories.carried(base), advisories.passed(base, before))
 
 
 def package_values(packages: Sequence[ComposedPackage]) -> dict[str, Any]:
@@ -74,6 +77,9 @@ def origin_values(
     places: dict[str, dict[str, Any]] = {INLINE: {}, DETACHED: {}, DISABLED: {}}
     places[repositories][REPOSITORIES] = GLib.Variant("aa{sv}", rows)
     places[advisories_in].update(advisories.metadata(origin.advisories))
+    # Never in the commit: they depend on what was composed before.
+    beside = DISABLED if advisories_in == DISABLED else DETACHED
+    places[beside].update(advisories.metadata(origin.passed, key=advisories.PASSED_KEY))
     return places[INLINE], places[DETACHED]
 
 

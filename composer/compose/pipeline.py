@@ -19,6 +19,7 @@ from composer.compose.again import build_again
 from composer.compose.build import Build, build
 from composer.compose.commit import Previous, Signing, previous
 from composer.compose.depsolve import Solution, solving
+from composer.compose.history import brought
 from composer.compose.layers import Layer, resolve_layers
 from composer.compose.lockfile import read_lockfiles
 from composer.compose.metadata import Origin, origin_of
@@ -28,6 +29,7 @@ from composer.compose.postprocess import require_possible
 from composer.compose.reproduce import require_same
 from composer.compose.rpmdb import backend
 from composer.compose.treefile import Treefile, load
+from composer.compose.values import Rojig
 from composer.compose.version import next_version
 from composer.compose.workspace import workspace
 from composer.errors import NothingNew, UsageError
@@ -82,10 +84,10 @@ class ComposeResult:
 
     ``packages`` are sorted by NEVRA.  ``before`` are the NEVRAs of the ref's previous
     commit, ``fixed`` the advisories that came since; ``created`` is whether the repository
-    was made; ``warnings`` are the treefile's.  ``varied`` is what a second compose had
-    otherwise and still came to the same commit; empty where there was none.  ``seconds`` are
-    those of each phase; ``signing`` is what signed.  Where the ref's current commit only
-    lacked being published, it is that commit, with its packages.
+    was made; ``warnings`` and ``rojig`` are the treefile's.  ``varied`` is what a second
+    compose had otherwise and still came to the same commit; empty where there was none.
+    ``seconds`` are those of each phase; ``signing`` is what signed.  Where the ref's current
+    commit only lacked being published, it is that commit, with its packages.
     """
 
     ref: str
@@ -99,6 +101,7 @@ class ComposeResult:
     varied: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    rojig: Rojig | None = None
     signing: Signing | None = None
     fixed: tuple[Advisory, ...] = ()
 
@@ -138,7 +141,7 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
     treefile = load(request.treefile, basearch=request.basearch)
     treefile.require_complete()
     require_possible(treefile)
-    database = backend(treefile.rpmdb)
+    database = backend(treefile.rpmdb, ", ".join(treefile.places.get("rpmdb", ())))
     if request.strict_lockfile and not request.lockfiles:
         raise UsageError("a strict lockfile was asked for, but no lockfile given")
     lockfile = read_lockfiles(request.lockfiles) if request.lockfiles else None
@@ -146,7 +149,9 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
         require_sandbox()
     repository = Repository.open(request.repo) if _is_there(request.repo) else None
     before = previous(repository, treefile.ref) if repository else Previous()
-    layers = resolve_layers(repository, treefile.ostree_layers, treefile.ostree_override_layers)
+    layers = resolve_layers(
+        repository, treefile.ostree_layers, treefile.ostree_override_layers, treefile.places
+    )
     cachedir = request.cachedir.absolute()
     with workspace(cachedir) as work:
         report(Step("solve", item=treefile.ref))
@@ -166,7 +171,7 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
                 lock(request.write_lockfile, solution, ())
             if is_done:
                 raise _nothing_new(plan)
-            plan = replace(plan, origin=origin_of(base))
+            plan = replace(plan, origin=origin_of(base, before.nevras))
             if request.dry_run:
                 return _result(request, plan, solution, (), commit="")
             packages = fetch(solution, base, report)
@@ -297,6 +302,12 @@ def _build(
     return replace(result, varied=varied)
 
 
+def _fixed(plan: _Plan, solution: Solution) -> tuple[Advisory, ...]:
+    changes = compare(plan.before.nevras, (package.nevra for package in solution.packages))
+    came = sorted((*plan.origin.advisories, *plan.origin.passed))
+    return fixed(plan.before.advisories, came, brought(changes))
+
+
 def _result(
     request: ComposeRequest,
     plan: _Plan,
@@ -316,7 +327,8 @@ def _result(
         before=plan.before.packages,
         created=created,
         signing=_signing(request, plan.treefile),
-        fixed=fixed(plan.before.advisories, plan.origin.advisories, plan.before.packages),
+        fixed=_fixed(plan, solution),
+        rojig=plan.treefile.rojig,
         warnings=(*plan.treefile.warnings, *_without_package(plan.treefile, solution)),
     )
 

@@ -21,6 +21,7 @@ from composer.compose.document import TreefileError
 from composer.compose.kernel import prepare_kernel, run_in_tree, write_kernel_install_layout
 from composer.compose.layout import finish, settle_machine_id
 from composer.compose.os_release import mutate_os_release
+from composer.compose.policy import settle_policy
 from composer.compose.tree import Tree
 from composer.compose.treefile import Treefile
 from composer.compose.units import enable, set_default_target
@@ -84,6 +85,7 @@ def postprocess(
     # After dracut, which looks accounts up in /etc only.
     move_accounts(tree, treefile.etc_group_members)
     settle_shadow(tree)
+    settle_policy(tree, labelled=treefile.selinux)
     finish(tree, tmp_is_dir=treefile.tmp_is_dir)
     if treefile.readonly_executables:
         protect_executables(tree)

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterable
 from composer.errors import ComposerError
 
 _MOST = 10
+_CHAINS = 3
 # What libsolv adds to every problem, and what it says of each candidate in vain.
 _NOISE = re.compile(
     r"conflicting requests\Z|cannot install the best candidate for the job\Z"
     r"|cannot install the best update candidate|problem with installed package"
 )
 _NEVRA = r"\S+-[^-\s]+-[^-\s]+\.[A-Za-z0-9_]+"
+# What a problem leads to: one line for each that needs what cannot be had.
+_CHAIN = re.compile(rf"package ({_NEVRA}) requires .+, but none of the providers can be installed")
 _FILTERED = re.compile(rf"package ({_NEVRA}) is filtered out by exclude filtering\Z")
 _HINTS = (
     (r"nothing provides (.+?) needed by (\S+)", "no repository has {0}: add one that does"),
@@ -36,17 +39,23 @@ def unsolvable(problems: Iterable[Iterable[str]], explain: Why) -> SolveFailed:
 
     ``explain`` says why a package of that name was not to be had ("": it was).
     """
-    lines: dict[str, str] = {}
+    causes: dict[str, str] = {}
+    chains: dict[str, str] = {}
     for problem in problems:
         for line in problem:
+            if _NOISE.match(line):
+                continue
+            if match := _CHAIN.match(line):
+                chains.setdefault(_name(match[1]), line)
+                continue
             text = _explained(line, explain)
-            if not _NOISE.match(line):
-                # Other versions of a package fail in the same way; the first is the newest.
-                lines.setdefault(re.sub(_NEVRA, lambda match: _name(match[0]), text), text)
-    shown = list(lines.values())
-    rest = len(shown) - _MOST
-    if rest > 0:
-        shown[_MOST:] = [f"and {rest} more like these"]
+            # Other versions of a package fail in the same way; the first is the newest.
+            causes.setdefault(re.sub(_NEVRA, lambda match: _name(match[0]), text), text)
+    shown = [*list(causes.values())[:_MOST]]
+    shown += list(chains.values())[: min(_CHAINS if causes else _MOST, _MOST - len(shown))]
+    rest = len(causes) + len(chains) - len(shown)
+    if rest:
+        shown.append(f"and {rest} more that follow from these or are like them")
     return SolveFailed(
         "these packages cannot be installed together",
         details=shown or ["the solver gave no reason"],

@@ -177,7 +177,9 @@ def _imply(own: dict[str, list[Said]]) -> None:
     for said in own.get("container", ())[:1]:
         if said.value:
             for name, value in _OF_CONTAINER.items():
-                own[name] = [Said(BY_NAME[name], value, said.place), *own.get(name, ())]
+                others = own.get(name, [])
+                if not others or others[0].value != value:
+                    own[name] = [Said(BY_NAME[name], value, said.place), *others]
     for said in own.get("edition", ()):
         if said.value == "2024":
             for name, value in _OF_EDITION_2024.items():

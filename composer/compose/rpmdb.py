@@ -26,10 +26,11 @@ class DatabaseNotConverted(ComposerError):
     """The tree's rpm could not take the headers."""
 
 
-def backend(key: str) -> str:
+def backend(key: str, place: str) -> str:
     """Return librpm's backend for the transaction, by the key ``rpmdb``.
 
     "host" and "target" begin with the default one; "sqlite", "ndb" and "bdb" name it.
+    ``place`` is where the treefile says so.
     Raises MissingRequirement where this machine's librpm cannot write that.
     """
     if key not in _BACKENDS or key == DEFAULT:
@@ -40,7 +41,7 @@ def backend(key: str) -> str:
         if any(path.name != ".rpm.lock" for path in Path(scratch).iterdir()):
             return key
     raise MissingRequirement(
-        f"rpmdb: {key}: librpm of this machine cannot write such a database",
+        f"{place}: librpm of this machine cannot write a database of the kind {key}",
         hint="`rpmdb: target` writes what the tree's own rpm reads",
     )
 
@@ -48,15 +49,19 @@ def backend(key: str) -> str:
 def convert_for_tree(tree: Tree, *, scratch: Path, timestamp: int) -> str:
     """Turn the database into what the tree's rpm reads; returns its backend.
 
-    A tree without rpm keeps what it has.  Raises DatabaseNotConverted.
+    A tree without rpm, or with one that does not run, keeps what it has.  Raises
+    DatabaseNotConverted.
     """
     if not tree.is_file(_RPM) or not tree.is_file(_RPMDB):
         return DEFAULT
     try:
         found = run_in_tree(tree, [f"/{_RPM}", "--eval", "%{?_db_backend}"], timestamp=timestamp)
-        wanted = found.strip().rpartition("\n")[2]
-        if wanted not in _BACKENDS or wanted == DEFAULT:
-            return DEFAULT
+    except CommandFailed:
+        return DEFAULT
+    wanted = found.strip().rpartition("\n")[2]
+    if wanted not in _BACKENDS or wanted == DEFAULT:
+        return DEFAULT
+    try:
         headers = _exported(tree, scratch)
         tree.clear(RPMDB)
         run_in_tree(

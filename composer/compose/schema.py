@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from composer.compose.keys import ARCHITECTURES, KEYS, OTHER_ARCHITECTURES, Key
+from composer.compose.keys import ARCHITECTURES, KEYS, OTHER_ARCHITECTURES
 from composer.compose.kinds import PACKAGES, Schema
 from composer.compose.values import AccountCheck, plain
 
@@ -40,16 +38,10 @@ def table() -> str:
     rows = ["| key | value | default | includes | state | meaning |", "|---|---|---|---|---|---|"]
     for key in KEYS:
         names = ", ".join(f"`{name}`" for name in (key.name, *key.aliases))
-        cells = (
-            names, key.kind.name, _shown(key.default), key.merge.value, _state(key), key.meaning,
-        )  # fmt: skip
+        default, merge, state = _shown(key.default), key.merge.value, key.state.value
+        cells = (names, key.kind.name, default, merge, state, key.meaning)
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
-
-
-def _state(key: Key[Any]) -> str:
-    pending = f"; not yet: {', '.join(key.pending)}" if key.pending else ""
-    return key.state.value + pending
 
 
 def _shown(default: object) -> str:

@@ -26,6 +26,7 @@ from composer.system.command import require_program, run
 
 _MOST_BYTES = 1 << 20
 _AT_ONCE = 250
+_MOST = 10
 _SIGNATURE = re.compile(
     r"(?P<header>header )?.*signature, key (?:id|fingerprint):? (?P<key>[0-9a-f]+): (?P<said>.+)",
     re.IGNORECASE,
@@ -235,9 +236,11 @@ def require_signed(packages: Sequence[Signed], report: Report) -> None:
             report(Step("signatures", done, len(packages), "packages"))
             failures |= found
     if failures:
+        details = [f"{nevra}: {failures[nevra]}" for nevra in sorted(failures)]
+        rest = len(details) - _MOST
         raise UntrustedPackage(
             f"{_count(failures)} not signed by a key that the repository names",
-            details=[f"{nevra}: {failures[nevra]}" for nevra in sorted(failures)][:20],
+            details=[*details[:_MOST], *([f"and {rest} more"] if rest > 0 else [])],
             hint="do not install it; if the key changed, name the new one by gpgkey",
         )
 

@@ -34,6 +34,8 @@ from composer.errors import UsageError
 
 _REF = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*\Z")
 
+_SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}\Z")
+
 
 @dataclass(frozen=True, slots=True)
 class Treefile(Keys):
@@ -60,18 +62,12 @@ class Treefile(Keys):
 
     def require_complete(self) -> None:
         """Raise TreefileError unless a compose can start from it."""
-        refused = [
-            f"{place}: not supported yet"
-            for name, value in self.given.items()
-            if BY_NAME[name].refuses(value)
-            for place in self.places[name]
-        ]
-        if refused:
-            hint = "docs/treefile.md says which keys work"
-            raise TreefileError(refused[0], details=refused[1:], hint=hint)
         for name in ("ref", "packages"):
             if not getattr(self, name):
                 raise TreefileError(f"{self.path}: the key {name} is missing")
+        if self.rojig and not _SET_NAME.match(self.rojig.name):
+            place = self.places["rojig"][0]
+            raise TreefileError(f"{place}: {self.rojig.name!r} cannot be the name of a package")
         if not _REF.match(self.ref):
             raise TreefileError(f"{self.path}: ref: {self.ref!r} is not a valid OSTree ref")
 
@@ -124,7 +120,7 @@ def load(path: Path, *, basearch: str) -> Treefile:
             name: tuple(str(part.place) for part in parts) for name, parts in reader.said.items()
         },
         variables=reader.variables,
-        warnings=(*reader.warnings, *_accepted(reader.said.values())),
+        warnings=(*dict.fromkeys(reader.warnings), *_accepted(reader.said.values())),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from composer.jigdo.manifest import Head
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import JigdoSet, open_file
 from composer.mirror.publish import describe_set, publish_set
-from composer.mirror.set_rpm import build_set_rpm, locate_jigdo, sign_rpm
+from composer.mirror.set_rpm import About, build_set_rpm, locate_jigdo, sign_rpm
 from composer.ostree.digests import DigestCache
 from composer.ostree.repo import Repository
 from composer.ostree.signature import is_signed
@@ -43,6 +43,7 @@ class SetRequest:
     output: Path
     cachedir: Path
     name: str = ""
+    about: About = field(default_factory=About)
     gpg_key: str = ""
     gpg_homedir: Path | None = None
 
@@ -108,6 +109,7 @@ def make_set(
             commit=head.commit,
             output=work,
             timestamp=head.timestamp,
+            about=request.about,
         )
         if request.gpg_key:
             sign_rpm(rpm, key=request.gpg_key, homedir=request.gpg_homedir)

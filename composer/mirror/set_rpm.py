@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from composer.checksum import ObjectChecksum
@@ -19,6 +20,16 @@ from composer.jigdo.container import MAGIC
 from composer.rpm.package import opened
 from composer.system.command import require_program, run
 from composer.system.templates import render
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What the RPM says about itself; "" is the usual text.  Only ``description`` has lines."""
+
+    summary: str = ""
+    license: str = ""
+    description: str = ""
+
 
 DIRECTORY = "/usr/lib/ostree-jigdo"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}\Z")
@@ -42,6 +53,7 @@ def build_set_rpm(
     commit: ObjectChecksum,
     output: Path,
     timestamp: int,
+    about: About = About(),
 ) -> Path:
     """Wrap ``jigdo_file`` into ``NAME-VERSION-RELEASE.ARCH.rpm`` in directory ``output``.
 
@@ -58,6 +70,12 @@ def build_set_rpm(
     ):
         if not pattern.match(value):
             raise ComposerError(f"{value!r} cannot be the {what} of a set's RPM")
+    for what, text in (("summary", about.summary), ("license", about.license)):
+        if "\n" in text:
+            raise ComposerError(f"{text!r} cannot be the {what} of a set's RPM")
+    # rpmbuild takes such a line for the beginning of something else, escaped or not.
+    if any(line.strip().startswith("%") for line in about.description.split("\n")):
+        raise ComposerError("a line of a set's description cannot begin with %")
     spec = render(
         "jigdo-set.spec.j2",
         name=name,
@@ -68,12 +86,21 @@ def build_set_rpm(
         commit=commit,
         path=f"{DIRECTORY}/{name}.jigdo",
         timestamp=timestamp,
+        summary=_literal(about.summary),
+        license=_literal(about.license),
+        description=_literal(about.description),
     )
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".set-rpm.", dir=output) as place:
         built = _rpmbuild(spec, jigdo_file, arch, timestamp, Path(place))
         locate_jigdo(built)
         return built.replace(output / built.name)
+
+
+def _literal(text: str) -> str:
+    """Make ``text`` one that rpmbuild takes as it is."""
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "\n".join(lines).strip().replace("%", "%%")
 
 
 def _rpmbuild(spec: str, jigdo_file: Path, arch: str, timestamp: int, top: Path) -> Path:

@@ -115,8 +115,8 @@ def test_excluded_package_is_left_out_unless_something_needs_it(tmp_path: Path, 
     with pytest.raises(SolveFailed, match="cannot be installed together") as caught:
         names(tmp_path, write(tmp_path, "[app]", "exclude-packages: [lib]\n"), base=repo)
     assert caught.value.details == (
-        "package app-1-1.noarch requires lib, but none of the providers can be installed",
         "package lib-1-1.noarch may not be taken: the key exclude-packages names it",
+        "package app-1-1.noarch requires lib, but none of the providers can be installed",
     )
     assert "lib-1-1.noarch is needed" in caught.value.hint
     with pytest.raises(SolveFailed, match="lib: in packages and in exclude-packages"):

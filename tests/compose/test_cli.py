@@ -101,6 +101,8 @@ def test_a_commit_whose_set_was_not_published_is_published_by_running_again(
     base = repository(tmp_path / "base", [shell()])
     words = ["compose", "os.yaml", "--repo", "r", "--repository", f"base={base}", "--json"]
     words += ["--cachedir", "cache"]
+    with treefile.open("a") as stream:
+        stream.write("rojig: {name: small-os, summary: A small OS, license: MIT}\n")
     first = call(*words, cwd=tmp_path)
     assert json.loads(first.stdout)["set"] is None
     again = call(*words, "--rpm-repo", "mirror", cwd=tmp_path)
@@ -108,6 +110,7 @@ def test_a_commit_whose_set_was_not_published_is_published_by_running_again(
     published = json.loads(again.stdout)
     assert published["commit"] == json.loads(first.stdout)["commit"]
     assert (tmp_path / published["set"]["rpm"]).is_file()
+    assert Path(published["set"]["rpm"]).name.startswith("small-os-")
     assert call(*words, "--rpm-repo", "mirror", cwd=tmp_path).returncode == 77
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
 
 import pytest
 
-from composer.compose.keys import Keys, State
+from composer.compose.document import TreefileError
 from composer.compose.treefile import Treefile
 from composer.compose.values import (
     AccountCheck,
@@ -196,17 +197,10 @@ def _complete(directory: Path, more: str) -> Treefile:
     return read(directory, f"ref: a\npackages: [a]\n{more}")
 
 
-def test_what_is_not_there_yet_is_refused_by_a_compose(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _complete(tmp_path, "").require_complete()
-    monkeypatch.setattr(Keys.ima, "state", State.NOT_YET)
-    monkeypatch.setattr(Keys.boot_location, "pending", ("kernel-install",))
-    _complete(tmp_path, "ima: false\nboot-location: new\n").require_complete()
-    for said in ("ima: true", "boot-location: kernel-install"):
-        message = rf"fedora.yaml: {said.split(':')[0]} \(line 3\): not supported yet"
-        with pytest.raises(Exception, match=message):
-            _complete(tmp_path, said).require_complete()
+def test_rojig_name_that_no_package_can_have_is_refused_by_a_compose(tmp_path: Path) -> None:
+    said = "variables: {a: 'x y'}\nrojig: {name: 'os-${a}', summary: s, license: MIT}\n"
+    with pytest.raises(TreefileError, match=r"rojig \(line 4\): 'os-x y' cannot be the name"):
+        _complete(tmp_path, said).require_complete()
 
 
 def test_keys_without_effect_are_one_warning(tmp_path: Path) -> None:
@@ -226,6 +220,12 @@ def test_unknown_keys_are_warnings_in_json(tmp_path: Path) -> None:
         refusal(tmp_path, "ref: a\npackges: []\n") == "fedora.yaml: packges: unknown key (line 2)"
     )
     assert refusal(tmp_path, "comment: x\n") == "fedora.yaml: comment: unknown key (line 1)"
+
+
+def test_warning_about_a_map_that_is_included_is_said_once(tmp_path: Path) -> None:
+    entry = {"if": 'basearch == "x86_64"', "include": {"packges": []}}
+    treefile = read(tmp_path, json.dumps({"conditional-include": [entry]}), "os.json")
+    assert len(treefile.warnings) == 1
 
 
 def test_values_of_json_have_lines(tmp_path: Path) -> None:

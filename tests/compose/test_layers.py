@@ -56,7 +56,7 @@ def test_layers_bring_files_and_overrides_replace(
     over.write("usr/lib/same", "changed")
     commit(repository, "over", over.root)
     tree.write("usr/lib/same", "same")
-    lay(tree, repository, resolve_layers(repository, ["layer"], ["over"]))
+    lay(tree, repository, resolve_layers(repository, ["layer"], ["over"], {}))
     status = tree.path("usr/lib/new").stat()
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (33, 44, 0o4755)
     assert os.getxattr(tree.path("usr/lib/new"), "security.capability") == value
@@ -89,7 +89,7 @@ def test_conflicts_are_told(
     tree.directory("usr/lib/directory")
     refs = (["layer"], []) if not override else ([], ["layer"])
     with pytest.raises(LayerConflict, match="layer layer: /usr/lib/"):
-        lay(tree, repository, resolve_layers(repository, *refs))
+        lay(tree, repository, resolve_layers(repository, *refs, {}))
 
 
 def test_nothing_is_written_through_links_of_the_tree(
@@ -104,7 +104,7 @@ def test_nothing_is_written_through_links_of_the_tree(
     tree.link("usr/lib/out", str(outside))
     tree.directory(str(outside))
     tree.link("usr/lib/file", str(outside / "b"))
-    lay(tree, repository, resolve_layers(repository, [], ["layer"]))
+    lay(tree, repository, resolve_layers(repository, [], ["layer"], {}))
     assert list(outside.iterdir()) == []
     assert tree.read(f"{outside}/a") == "x"
     assert not tree.path("usr/lib/file").is_symlink()
@@ -113,4 +113,4 @@ def test_nothing_is_written_through_links_of_the_tree(
 def test_missing_ref_is_told(repository: Repository) -> None:
     for where in (repository, None):
         with pytest.raises(NotFound, match="ostree-override-layers: the repository has no ref x"):
-            resolve_layers(where, [], ["x"])
+            resolve_layers(where, [], ["x"], {})

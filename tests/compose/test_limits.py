@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -27,7 +28,10 @@ HOGS = {
     "hang": ("sleep 1000", "did not end within 2 seconds"),
     "busy": ("while :; do :; done", "did not end within 2 seconds"),
     "background": ("sleep 1000 & wait", "did not end within 2 seconds"),
-    "forks": ("f() { f | f & }; f; wait; sleep 9", "had more than 100 processes and threads"),
+    "forks": (
+        "f() { f | f & }; f; wait; sleep 9",
+        "(had more than 100 processes and threads|did not end within 2 seconds)",
+    ),
     "disk": ("cat /dev/zero > /usr/fill", "wrote more than 31 MB"),
     "files": (
         "cd /usr; cat /dev/zero | while :; do n=$((n + 1)); cat bin/busybox > fill$n; done",
@@ -41,7 +45,9 @@ MARK = f"jigdo-hog-{os.getpid()}"
 
 
 def _marked(hog: str) -> str:
-    return f"echo begun\nexport MARK={MARK}\nsh -c '{HOGS[hog][0]}' 2> /dev/null"
+    # A shell that cannot fork ends with an error; on a busy machine that can be before anyone
+    # has looked, and then it is time that ends the script.
+    return f"echo begun\nexport MARK={MARK}\nsh -c '{HOGS[hog][0]}' 2> /dev/null || sleep 9"
 
 
 def _left() -> list[str]:
@@ -67,7 +73,7 @@ def test_scriptlet_that_takes_too_much_is_ended_and_named(install_specs: Install
     assert time.monotonic() - began < 15
     # The bytes that the package itself and the shell may take are added.
     expected = HOGS[hog][1].replace("31 MB", "35 MB")
-    assert caught.value.message == f"hog-1-1.noarch: %post: {expected}"
+    assert re.fullmatch(f"hog-1-1.noarch: %post: {expected}", caught.value.message)
     assert caught.value.details == ("begun",)
     assert not _left()
 
@@ -105,7 +111,8 @@ def test_postprocess_script_that_takes_too_much_is_ended_and_named(
         postprocess(
             tree, load(treefile, basearch="x86_64"), scratch=tmp_path, timestamp=1, report=silent
         )
-    assert caught.value.message == f"postprocess[1]: /run/postprocess: {HOGS[hog][1]}"
+    expected = f"postprocess\\[1\\]: /run/postprocess: {HOGS[hog][1]}"
+    assert re.fullmatch(expected, caught.value.message)
     assert caught.value.details == ("begun",)
     assert not _left()
 

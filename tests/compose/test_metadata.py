@@ -19,6 +19,7 @@ from composer.compose.advisories import Advisory, fixed, metadata, read
 from composer.compose.history import advisories_of
 from composer.compose.metadata import BadMetadata, finished, joined, json_values
 from composer.ostree.repo import Repository
+from composer.rpm.package import Nevra
 from tests.commands import Done, jigdo, ostree
 from tests.compose.rpms import File, Spec, build, index, needs_root, repository, shell
 
@@ -113,7 +114,42 @@ def test_advisory_that_an_update_fixes_is_told(place: Place) -> None:
     assert "  EX-3 (bugfix): app-2-1.noarch\n" in done.out
     assert "EX-1" not in done.out
     back = jigdo("diff", "os/stable", "os/stable^", "--repo", place.repo)
-    assert "EX-2" not in back.out
+    assert "EX-" not in back.out
+
+
+@needs_root
+@pytest.mark.parametrize("where", ["inline", "detached"])
+def test_advisory_of_a_version_that_was_passed_over_is_fixed_too(place: Place, where: str) -> None:
+    place.say(f"advisories-metadata: {where}\n")
+    place.compose()
+    build(app("3"), place.rpms)
+    index(place.rpms)
+    later = {"ident": "EX-9", "kind": "security", "severity": "Low", "version": "4"}
+    advise(place.rpms, OLD, NEW, BUG, later)
+    told = place.compose().document["advisories_fixed"]
+    assert [(one["id"], one["packages"]) for one in told] == [
+        ("EX-2", ["app-3-1.noarch"]),
+        ("EX-3", ["app-3-1.noarch"]),
+    ]
+    words = ["diff", "os/stable^", "os/stable", "--repo", place.repo, "--json"]
+    assert [one["id"] for one in jigdo(*words).document["advisories"]] == ["EX-2", "EX-3"]
+
+
+@needs_root
+def test_difference_over_several_commits_has_the_advisories_of_all(place: Place) -> None:
+    place.compose()
+    for version, advisory in (("2", NEW), ("4", {**BUG, "version": "4"})):
+        build(app(version), place.rpms)
+        index(place.rpms)
+        # Repositories forget the advisories of what they no longer have.
+        advise(place.rpms, advisory)
+        place.compose()
+    words = ["diff", "os/stable^^", "os/stable", "--repo", place.repo, "--json"]
+    told = jigdo(*words).document["advisories"]
+    assert [(one["id"], one["packages"]) for one in told] == [
+        ("EX-2", ["app-4-1.noarch"]),
+        ("EX-3", ["app-4-1.noarch"]),
+    ]
 
 
 @needs_root
@@ -275,6 +311,7 @@ def test_advisories_survive_metadata_and_what_is_none_is_left_out() -> None:
 
 
 def test_only_advisories_that_came_with_a_package_are_fixed() -> None:
-    assert fixed((), [ADVISORY], ["app-1-1.x"]) == (ADVISORY,)
-    assert fixed((), [ADVISORY], ["app-2-1.x"]) == ()
-    assert fixed([ADVISORY], [ADVISORY], ["app-1-1.x"]) == ()
+    new, other = Nevra.parse("app-2-1.x"), Nevra.parse("lib-1-1.x")
+    assert fixed((), [ADVISORY], [new]) == (ADVISORY,)
+    assert fixed((), [ADVISORY], [other]) == ()
+    assert fixed([ADVISORY], [ADVISORY], [new]) == ()

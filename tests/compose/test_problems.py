@@ -23,6 +23,8 @@ SPECS = (
     Spec("old"),
     Spec("new", headers=["Obsoletes: old"]),
     Spec("any", headers=["Requires: virtual"]),
+    Spec("base", headers=["Provides: more"]),
+    *(Spec(f"user{n}", headers=["Requires: base", "Requires: more"]) for n in range(6)),
     *(Spec(f"way{n}", headers=["Provides: virtual", f"Requires: gap{n}"]) for n in range(14)),
 )
 
@@ -88,8 +90,19 @@ def test_other_versions_of_a_candidate_are_dropped(tmp_path: Path, repo: Path) -
 def test_long_lists_of_candidates_are_cut(tmp_path: Path, repo: Path) -> None:
     error = failure(tmp_path, repo, "[any]")
     assert len(error.details) == 11
-    assert error.details[0].startswith("package any-1-1.noarch requires virtual")
-    assert error.details[-1] == "and 5 more like these"
+    assert all(line.startswith("nothing provides gap") for line in error.details[:10])
+    assert error.details[-1] == "and 5 more that follow from these or are like them"
+
+
+def test_cause_comes_before_what_follows_from_it(tmp_path: Path, repo: Path) -> None:
+    users = ", ".join(f"user{n}" for n in range(6))
+    error = failure(tmp_path, repo, f"[{users}]", "exclude-packages: [base]\n")
+    assert error.details[0] == (
+        "package base-1-1.noarch may not be taken: the key exclude-packages names it"
+    )
+    assert len(error.details) == 5
+    assert all("requires" in line for line in error.details[1:4])
+    assert error.details[4].startswith("and 3 more that follow")
 
 
 def test_excluded_package_that_is_needed_is_told(tmp_path: Path, repo: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from composer.checksum import ObjectChecksum
 from composer.errors import CommandFailed, ComposerError, FormatError
-from composer.mirror.set_rpm import build_set_rpm, locate_jigdo, rpm_version, sign_rpm
+from composer.mirror.set_rpm import About, build_set_rpm, locate_jigdo, rpm_version, sign_rpm
 from composer.rpm.package import read_ref
 
 COMMIT = ObjectChecksum(b"c" * 32)
@@ -37,7 +37,25 @@ def _build(jigdo: Path, output: Path, **changes: str) -> Path:
         "arch": "noarch",
         "ref": "os/x86_64/stable",
     } | changes
-    return build_set_rpm(jigdo, commit=COMMIT, output=output, timestamp=1_760_000_000, **values)
+    when = 1_760_000_000
+    return build_set_rpm(
+        jigdo, commit=COMMIT, output=output, timestamp=when, about=About(), **values
+    )
+
+
+def _described(jigdo: Path, output: Path, about: About) -> Path:
+    return build_set_rpm(
+        jigdo,
+        name="os",
+        version="1",
+        release="1",
+        arch="noarch",
+        ref="os",
+        commit=COMMIT,
+        output=output,
+        timestamp=1_760_000_000,
+        about=about,
+    )
 
 
 def _query(rpm: Path, what: str) -> str:
@@ -52,6 +70,26 @@ def test_set_is_a_range_of_its_rpm(jigdo: Path, tmp_path: Path) -> None:
     assert rpm.read_bytes()[offset : offset + length] == DATA
     assert rpm.name == "os-stable-42.1-1.noarch.rpm"
     assert [path.name for path in (tmp_path / "out").iterdir()] == [rpm.name]
+
+
+def test_rpm_says_what_the_publisher_says(jigdo: Path, tmp_path: Path) -> None:
+    about = About("Summary with %(id) %{lua:x}", "MIT and %{y}", "First line\n100% %{z}")
+    rpm = _described(jigdo, tmp_path, about)
+    assert _query(rpm, "%{SUMMARY}") == about.summary
+    assert _query(rpm, "%{LICENSE}") == about.license
+    assert _query(rpm, "%{DESCRIPTION}").startswith(f"{about.description}\n\nWhat jigdo-composer")
+    offset, length = locate_jigdo(rpm)
+    assert rpm.read_bytes()[offset : offset + length] == DATA
+
+
+@pytest.mark.parametrize(
+    "about", [About("a\nName: b"), About(license="a\nb"), About(description="a\n %install\nid")]
+)
+def test_words_that_would_be_more_of_the_spec_are_refused(
+    jigdo: Path, tmp_path: Path, about: About
+) -> None:
+    with pytest.raises(ComposerError, match="cannot be"):
+        _described(jigdo, tmp_path, about)
 
 
 def test_rpm_is_of_ref_and_commit(jigdo: Path, tmp_path: Path) -> None:
