@@ -1,0 +1,413 @@
+"""What a set ships for clients of older commits: pairs chosen, patches made, tables written.
+
+Deltas are from content to content: one patch serves every base that has the same older
+content, and patches are laid in frames by the bases that need them, so that no client
+fetches what only others can use.  docs/format/jigdo.md section 8 is what is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+
+from composer.checksum import ContentDigest, ObjectChecksum
+from composer.jigdo.delta.frames import FRAME
+from composer.jigdo.delta.making import Pair, best_patches
+from composer.jigdo.delta.pairing import Bases
+from composer.jigdo.delta.store import PatchStore, StoredPatch, patch_key
+from composer.jigdo.delta.table import (
+    COPY,
+    PATCH,
+    REPACK,
+    DeltaContent,
+    DeltaTable,
+    Piece,
+    make_table,
+)
+from composer.jigdo.repack import Recipe, analyse, opened, unpack
+from composer.jigdo.tree import Ordinals, walk
+from composer.ostree.digests import ContentInfo, DigestCache
+from composer.ostree.objects import Header
+from composer.ostree.repo import Repository
+from composer.progress import Report, Step
+
+MODEST_MEMORY = 150 << 20
+"""What is made only with more memory than this is offered in another way too."""
+
+_WORTH = 0.75  # of an RPM: patches that take more than this part of it are not shipped
+# Part of the key of a stored patch: another number where the same input gives another one.
+_MAKING = "1"
+_NO_PACKAGE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaOptions:
+    """What to make deltas from and of.
+
+    ``rpm`` is "auto" (content of packages whose patches take well less than the RPM), "all"
+    or "none"; ``budget`` bounds, in bytes, what is shipped of it, the best savings first.
+    """
+
+    bases: tuple[ObjectChecksum, ...] = ()
+    rpm: str = "auto"
+    budget: int | None = None
+    effort: str = "normal"
+
+
+@dataclass(frozen=True, slots=True)
+class NewTree:
+    """The set's own tree: per ordinal what it is, where it stands, and which package has it.
+
+    ``packages`` has the number of a package that holds the object, or -1; ``sizes`` are of
+    RPMs, by number.
+    """
+
+    ordinals: Ordinals
+    infos: Sequence[ContentInfo]
+    paths: Mapping[int, Sequence[str]]
+    packages: Sequence[int]
+    sizes: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredContent:
+    """The content of an object, or what is inside it, to be read in another process."""
+
+    repo: Path
+    checksum: str
+    recipe: bytes = b""
+
+    def __call__(self) -> bytes:
+        data = _read(self.repo, self.checksum)
+        if not self.recipe:
+            return data
+        return b"".join(unpack(data, Recipe.parse(self.recipe)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A content wanted from an older one: digests, where both can be read, and for whom."""
+
+    base: ContentDigest | None
+    target: ContentDigest
+    base_object: ObjectChecksum | None
+    target_object: ObjectChecksum
+    package: int
+    path: str
+
+
+@dataclass(slots=True)
+class _Base:
+    """One older commit, read."""
+
+    commit: ObjectChecksum
+    ordinals: Ordinals
+    infos: Sequence[ContentInfo]
+    copies: dict[tuple[bool, ContentDigest], int]
+    bases: Bases
+    # What is the same content here: (ordinal, ordinal in the base).
+    copied: list[tuple[int, int]] = field(default_factory=list)
+    # What is to be made: (ordinal, ordinal in the base, number of the wish).
+    wanted: list[tuple[int, int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class PatchFrame:
+    """The patches of one frame, by their keys in the store."""
+
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deltas:
+    """Everything to write: frames of stored patches, and per base its table.
+
+    Frame numbers in the tables are counted from 0; :func:`renumbered` moves them.
+    """
+
+    frames: tuple[PatchFrame, ...]
+    tables: tuple[DeltaTable, ...]
+
+
+def build_deltas(
+    repo: Repository,
+    tree: NewTree,
+    headers: Mapping[Header, int],
+    options: DeltaOptions,
+    store: PatchStore,
+    digests: DigestCache,
+    *,
+    report: Report,
+    workers: int,
+) -> Deltas:
+    """Choose, make and lay out the deltas from ``options.bases``, which are in ``repo``.
+
+    ``headers`` gives the id of each header.  Patches go to, and come from, ``store``.
+    """
+    wishes = _Wishes()
+    bases = []
+    for commit in sorted(options.bases):
+        base = _read_base(repo, commit, digests, workers)
+        _compare(base, tree, wishes, of_packages=options.rpm != "none")
+        bases.append(base)
+    _make(repo, wishes, store, options, report, workers)
+    shipped = _shipped(bases, wishes, tree, store, options)
+    frames, places = _lay_out(bases, wishes, shipped, store)
+    tables = [_table(base, tree, headers, wishes, places, store) for base in bases]
+    return Deltas(tuple(frames), tuple(tables))
+
+
+def _read_base(
+    repo: Repository, commit: ObjectChecksum, digests: DigestCache, workers: int
+) -> _Base:
+    ordinals = Ordinals()
+    paths: list[tuple[str, int]] = []
+    for visit in walk(repo.commit(commit).tree, lambda one: repo.metadata("dirtree", one)):
+        ordinals.add(visit.tree)
+        prefix = visit.path.rstrip("/")
+        paths += [(f"{prefix}/{e.name}", ordinals[e.checksum]) for e in visit.tree.files]
+    infos = list(digests.lookup(repo, ordinals.checksums, workers=workers))
+    copies: dict[tuple[bool, ContentDigest], int] = {}
+    for ordinal, info in enumerate(infos):
+        copies.setdefault((info.header.is_symlink, info.digest), ordinal)
+    files = ((p, o, infos[o].size) for p, o in paths if not infos[o].header.is_symlink)
+    return _Base(commit, ordinals, infos, copies, Bases(files))
+
+
+class _Wishes:
+    """All contents that are to be made, each once, by (base, target) digests."""
+
+    def __init__(self) -> None:
+        self.all: list[_Wish] = []
+        self.keys: list[bytes] = []
+        self._numbers: dict[tuple[ContentDigest | None, ContentDigest], int] = {}
+
+    def number(self, wish: _Wish) -> int:
+        """Return the number of a wish, the same for equal contents."""
+        found = self._numbers.setdefault((wish.base, wish.target), len(self.all))
+        if found == len(self.all):
+            self.all.append(wish)
+        return found
+
+
+def _compare(base: _Base, tree: NewTree, wishes: _Wishes, *, of_packages: bool) -> None:
+    """Fill in what a client of ``base`` lacks: what it can copy, and what is to be made."""
+    here = set(base.ordinals.checksums)
+    for ordinal, checksum in enumerate(tree.ordinals.checksums):
+        if checksum in here:
+            continue
+        info = tree.infos[ordinal]
+        copy = base.copies.get((info.header.is_symlink, info.digest))
+        if copy is not None:
+            base.copied.append((ordinal, copy))
+            continue
+        package = tree.packages[ordinal]
+        if package != _NO_PACKAGE and not of_packages:
+            continue
+        paths = tree.paths[ordinal]
+        partner = None if info.header.is_symlink else base.bases.find(paths, info.size)
+        wish = _Wish(
+            base=base.infos[partner].digest if partner is not None else None,
+            target=info.digest,
+            base_object=base.ordinals.checksums[partner] if partner is not None else None,
+            target_object=checksum,
+            package=package,
+            path=paths[0],
+        )
+        base.wanted.append((ordinal, partner or 0, wishes.number(wish)))
+
+
+def _make(
+    repo: Repository,
+    wishes: _Wishes,
+    store: PatchStore,
+    options: DeltaOptions,
+    report: Report,
+    workers: int,
+) -> None:
+    """Have every wish in the store, and note its key."""
+    how = (_MAKING, options.effort)
+    wishes.keys = [patch_key(wish.base, wish.target, how) for wish in wishes.all]
+    todo = [n for n, key in enumerate(wishes.keys) if key not in store]
+    jobs = [(repo.path, wishes.all[n]) for n in todo]
+    recipes: dict[int, tuple[bytes, bytes]] = {}
+    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
+        found = pool.map(_containers, jobs, chunksize=16)
+        for done, (number, pair) in enumerate(zip(todo, found, strict=True), 1):
+            report(Step("look inside", done, len(todo), "objects", wishes.all[number].path))
+            recipes[number] = pair
+    made = best_patches(
+        (_pair(repo.path, n, wishes.all[n], *recipes[n]) for n in todo),
+        effort=options.effort,
+        workers=workers,
+        report=report,
+        total=len(todo),
+    )
+    for patch in made:
+        target, _ = recipes[patch.key]
+        parts = tuple((patch.codec, part.length, part.data) for part in patch.parts)
+        store.save(wishes.keys[patch.key], StoredPatch(target, parts, patch.estimate))
+
+
+def _containers(job: tuple[Path, _Wish]) -> tuple[bytes, bytes]:
+    """Return the recipes of target and base, where the delta is to be made inside; else empty.
+
+    Inside pays only where both can be opened.
+    """
+    repo, wish = job
+    if wish.base_object is None:
+        return b"", b""
+    target = _read(repo, str(wish.target_object))
+    recipe = analyse(target)
+    if recipe is None or not recipe.repackable:
+        return b"", b""
+    base = opened(_read(repo, str(wish.base_object)))
+    return (recipe.dump(), base.dump()) if base is not None else (b"", b"")
+
+
+def _pair(repo: Path, number: int, wish: _Wish, target: bytes, base: bytes) -> Pair:
+    made_of = StoredContent(repo, str(wish.base_object), base) if wish.base_object else b""
+    return Pair(number, made_of, StoredContent(repo, str(wish.target_object), target))
+
+
+@lru_cache(maxsize=1)
+def _repository(path: Path) -> Repository:
+    return Repository.open(path)
+
+
+def _read(path: Path, checksum: str) -> bytes:
+    _, _, pieces = _repository(path).content(ObjectChecksum.parse(checksum))
+    return b"".join(pieces)
+
+
+def _shipped(
+    bases: Sequence[_Base],
+    wishes: _Wishes,
+    tree: NewTree,
+    store: PatchStore,
+    options: DeltaOptions,
+) -> set[int]:
+    """Choose the wishes that are shipped: all new content, and of packages what pays."""
+    estimates = [store.estimate(key) or 0 for key in wishes.keys]
+    shipped = {n for n, wish in enumerate(wishes.all) if wish.package == _NO_PACKAGE}
+    of_package: dict[int, set[int]] = {}
+    for base in bases:
+        for _, _, number in base.wanted:
+            if (package := wishes.all[number].package) != _NO_PACKAGE:
+                of_package.setdefault(package, set()).add(number)
+    costs = {package: sum(estimates[n] for n in own) for package, own in of_package.items()}
+    savings = {package: tree.sizes[package] - cost for package, cost in costs.items()}
+    left = options.budget
+    for package in sorted(costs, key=lambda p: (-savings[p] / (costs[p] + 1), p)):
+        if options.rpm == "auto" and costs[package] > _WORTH * tree.sizes[package]:
+            continue
+        if left is not None:
+            if costs[package] > left:
+                continue
+            left -= costs[package]
+        shipped |= of_package[package]
+    return shipped
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The frame and the place in it of each part of a patch."""
+
+    frame: int
+    first: int
+    count: int
+
+
+def _lay_out(
+    bases: Sequence[_Base], wishes: _Wishes, shipped: set[int], store: PatchStore
+) -> tuple[list[PatchFrame], dict[int, _Place]]:
+    """Lay patches into frames: by the bases that want them, by package, by path."""
+    wanted_by: dict[int, list[int]] = {}
+    for position, base in enumerate(bases):
+        for _, _, number in base.wanted:
+            wants = wanted_by.setdefault(number, [])
+            if number in shipped and (not wants or wants[-1] != position):
+                wants.append(position)
+    order = sorted(
+        (n for n, wants in wanted_by.items() if wants),
+        key=lambda n: (wanted_by[n], _is_heavy(store, wishes.keys[n]), wishes.all[n].package,
+                       wishes.all[n].path, n),
+    )  # fmt: skip
+    frames: list[list[bytes]] = []
+    places: dict[int, _Place] = {}
+    group, size, count = None, 0, 0
+    for number in order:
+        patch = store.load(wishes.keys[number])
+        own = (wanted_by[number], _is_heavy(store, wishes.keys[number]))
+        if own != group or size + patch.size > FRAME:
+            frames.append([])
+            group, size, count = own, 0, 0
+        places[number] = _Place(len(frames) - 1, count, len(patch.parts))
+        frames[-1].append(wishes.keys[number])
+        size += patch.size
+        count += len(patch.parts)
+    return [PatchFrame(tuple(frame)) for frame in frames], places
+
+
+def _is_heavy(store: PatchStore, key: bytes) -> bool:
+    recipe = store.load(key).recipe
+    return bool(recipe) and Recipe.parse(recipe).memory > MODEST_MEMORY
+
+
+def _table(
+    base: _Base,
+    tree: NewTree,
+    headers: Mapping[Header, int],
+    wishes: _Wishes,
+    places: Mapping[int, _Place],
+    store: PatchStore,
+) -> DeltaTable:
+    recipes: dict[bytes, int] = {}
+    contents: list[DeltaContent] = []
+    rows: list[tuple[int, int, int]] = []
+    by_content: dict[int, int] = {}
+    made = sorted(
+        (places[number].frame, places[number].first, number, partner, ordinal)
+        for ordinal, partner, number in base.wanted
+        if number in places
+    )
+    for _, _, number, partner, ordinal in made:
+        if number not in by_content:
+            by_content[number] = len(contents)
+            patch = store.load(wishes.keys[number])
+            method = PATCH
+            if patch.recipe:
+                method = REPACK + recipes.setdefault(patch.recipe, len(recipes))
+            size = tree.infos[ordinal].size
+            contents.append(DeltaContent(partner, size, method, _pieces(patch, places[number])))
+        rows.append((ordinal, by_content[number], headers[tree.infos[ordinal].header]))
+    for ordinal, copy in base.copied:
+        info = tree.infos[ordinal]
+        rows.append((ordinal, len(contents), headers[info.header]))
+        contents.append(DeltaContent(copy, info.size, COPY, ()))
+    return make_table(base.commit, list(recipes), contents, rows)
+
+
+def _pieces(patch: StoredPatch, place: _Place) -> tuple[Piece, ...]:
+    return tuple(
+        Piece(codec, length, place.frame, place.first + part)
+        for part, (codec, length, _) in enumerate(patch.parts)
+    )
+
+
+def frame_patches(frame: PatchFrame, store: PatchStore) -> list[tuple[int, bytes]]:
+    """Return the (codec, patch) pairs of a frame, in order."""
+    return [(codec, data) for key in frame.keys for codec, _, data in store.load(key).parts]
+
+
+def renumbered(table: DeltaTable, first: int) -> DeltaTable:
+    """Return ``table`` with frames counted from ``first``."""
+    contents = [
+        replace(c, pieces=tuple(replace(p, frame=p.frame + first) for p in c.pieces))
+        for c in table.contents
+    ]
+    return replace(table, contents=tuple(contents))
