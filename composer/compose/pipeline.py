@@ -280,7 +280,7 @@ def _build(
         origin=plan.origin,
         backend=plan.database,
         layers=plan.layers,
-        layered=request.repo if plan.layers else None,
+        layered=request.repo.absolute() if plan.layers else None,
         limits=request.limits,
     )
     created = repository is None
