@@ -9,17 +9,30 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import VerificationFailed
 from composer.jigdo.container import Codec, IndexPlace, Kind, Writer, compress
+from composer.jigdo.delta.building import (
+    NO_DELTAS,
+    DeltaOptions,
+    NewTree,
+    build_deltas,
+    frame_patches,
+    renumbered,
+)
+from composer.jigdo.delta.frames import compress_patches, join_patches
+from composer.jigdo.delta.store import PatchStore, opened_store
+from composer.jigdo.delta.table import dump_table
 from composer.jigdo.encoding import prefixed, uvarint
 from composer.jigdo.manifest import (
+    Base,
     Contents,
     Head,
     Package,
@@ -83,19 +96,41 @@ def build_set(
     into: BinaryIO,
     cache: DigestCache,
     name: str = "",
+    deltas: DeltaOptions = NO_DELTAS,
+    store: Path | None = None,
     report: Report = silent,
     workers: int = 2,
 ) -> BuiltSet:
     """Write the set of ``commit`` to the stream ``into``.
 
-    ``packages`` are the commit's RPMs, each pkgid once, in any order.  Raises
-    PackageRefused for an RPM that cannot be read and VerificationFailed for a
-    repository that lacks an object.
+    ``packages`` are the commit's RPMs, each pkgid once, in any order; ``store`` is the file
+    that keeps patches from one build to the next.  Raises PackageRefused for an RPM that
+    cannot be read and VerificationFailed for a repository that lacks an object.
     """
+    with opened_store(store) as patches:
+        return _build(
+            repo, commit, packages, ref, into, cache, name, deltas, patches, report, workers
+        )
+
+
+def _build(
+    repo: Repository,
+    commit: ObjectChecksum,
+    packages: Sequence[LocalPackage],
+    ref: str,
+    into: BinaryIO,
+    cache: DigestCache,
+    name: str,
+    options: DeltaOptions,
+    store: PatchStore,
+    report: Report,
+    workers: int,
+) -> BuiltSet:
     commit_object = repo.commit(commit)
     tree = _read_tree(repo, commit_object)
     infos = _read_contents(repo, tree, cache, report, workers)
     headers = sorted({info.header for info in infos})
+    header_ids = {header: number for number, header in enumerate(headers)}
     distinct = {package.ref.pkgid: package for package in packages}
     packages = sorted(distinct.values(), key=lambda p: (str(p.ref.nevra), p.ref.pkgid))
     matches = _Matches(tree, infos)
@@ -105,8 +140,14 @@ def build_set(
         report(done)
     entries = matches.entries(len(packages))
     contents, order = _new_contents(tree, infos, entries, headers)
+    new = _new_tree(tree, infos, entries, packages)
+    deltas = build_deltas(
+        repo, new, header_ids, options, store, cache, report=report, workers=workers
+    )
 
     first_map = 4 + len(tree.frames)
+    first_patch = first_map + len(packages) + 1 + _count_data_frames(contents)
+    first_table = first_patch + len(deltas.frames)
     refs = tuple(
         Package(package.ref, first_map + number) for number, package in enumerate(packages)
     )
@@ -118,6 +159,10 @@ def build_set(
         commit=commit,
         packages=refs,
         totals=_totals(tree, infos, contents, packages),
+        bases=tuple(
+            Base(table.base, repo.commit(table.base).version, first_table + number)
+            for number, table in enumerate(deltas.tables)
+        ),
     )
     writer = Writer(into)
     writer.add(Kind.HEAD, dump_head(head))
@@ -131,6 +176,12 @@ def build_set(
         writer.add(Kind.CONTENTS, dump_contents(contents))
         data = _data_frames(repo, [tree.ordinals.checksums[o] for o in order])
         _add_all(writer, Kind.DATA, _counted(data, contents, report), pool)
+        if writer.next_number != first_patch:
+            raise AssertionError(f"{writer.next_number} frames before the patches")
+        patches = (join_patches(frame_patches(frame, store)) for frame in deltas.frames)
+        _add_all(writer, Kind.PATCH, patches, pool, compress_patches)
+        tables = (dump_table(renumbered(table, first_patch)) for table in deltas.tables)
+        _add_all(writer, Kind.DELTAS, tables, pool)
     return BuiltSet(head, writer.finish())
 
 
@@ -317,6 +368,35 @@ def _data_frames(repo: Repository, checksums: Iterable[ObjectChecksum]) -> Itera
         yield bytes(frame)
 
 
+def _count_data_frames(contents: Contents) -> int:
+    """Return how many frames :func:`_data_frames` makes of these contents."""
+    count = held = 0
+    for earlier, later in pairwise(contents.offsets):
+        if held and held + later - earlier > _DATA_TARGET:
+            count, held = count + 1, 0
+        held += later - earlier
+        count, held = count + held // _DATA_MOST, held % _DATA_MOST
+    return count + bool(held)
+
+
+def _new_tree(
+    tree: _Tree,
+    infos: Sequence[ContentInfo],
+    entries: Sequence[Sequence[tuple[int, int]]],
+    packages: Sequence[LocalPackage],
+) -> NewTree:
+    holders = [-1] * len(infos)
+    for number, package in enumerate(entries):
+        for _, ordinal in package:
+            if holders[ordinal] < 0:
+                holders[ordinal] = number
+    paths: dict[int, list[str]] = {}
+    for path, ordinal in sorted(tree.paths.items()):
+        paths.setdefault(ordinal, []).append(path)
+    sizes = [package.ref.size for package in packages]
+    return NewTree(tree.ordinals, infos, paths, holders, sizes)
+
+
 def _counted(frames: Iterable[bytes], contents: Contents, report: Report) -> Iterator[bytes]:
     done, total = 0, contents.offsets[-1]
     for frame in frames:
@@ -325,7 +405,13 @@ def _counted(frames: Iterable[bytes], contents: Contents, report: Report) -> Ite
         yield frame
 
 
-def _add_all(writer: Writer, kind: Kind, frames: Iterable[bytes], pool: ThreadPoolExecutor) -> None:
+def _add_all(
+    writer: Writer,
+    kind: Kind,
+    frames: Iterable[bytes],
+    pool: ThreadPoolExecutor,
+    pack: Callable[[bytes], tuple[bytes, Codec, int]] = compress,
+) -> None:
     """Compress frames side by side, a few at a time, and write them in order."""
     waiting: deque[tuple[int, ContentDigest, Future[tuple[bytes, Codec, int]]]] = deque()
 
@@ -334,7 +420,7 @@ def _add_all(writer: Writer, kind: Kind, frames: Iterable[bytes], pool: ThreadPo
         writer.add_packed(kind, packed.result(), size, digest)
 
     for frame in frames:
-        waiting.append((len(frame), ContentDigest.of(frame), pool.submit(compress, frame)))
+        waiting.append((len(frame), ContentDigest.of(frame), pool.submit(pack, frame)))
         if len(waiting) > 4:
             write_first()
     while waiting:

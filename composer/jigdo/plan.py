@@ -243,9 +243,13 @@ def _take_deltas(
     things = {o for offer in chosen if offer.kind is _Kind.DELTA for o in offer.source.things}
     if table is None:
         return DeltaPlan((), ())
-    rows = [row for row, o in enumerate(table.ordinals) if left[o] and o in things]
-    for row in rows:
-        left[table.ordinals[row]] = 0
+    rows = []
+    for row, ordinal in enumerate(table.ordinals):
+        pieces = table.contents[table.numbers[row]].pieces
+        # An object can be made in more than one way.
+        if left[ordinal] and ordinal in things and all(p.frame in numbers for p in pieces):
+            left[ordinal] = 0
+            rows.append(row)
     rows.sort(key=lambda row: (table.numbers[row], row))
     return DeltaPlan(tuple(rows), tuple(index[number] for number in sorted(numbers)))
 

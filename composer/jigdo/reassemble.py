@@ -26,9 +26,11 @@ from composer.errors import (
     VerificationFailed,
 )
 from composer.jigdo.container import Frame, Kind
+from composer.jigdo.delta.applying import MAX_MEMORY, DeltaImporter, usable
+from composer.jigdo.delta.table import DeltaContent, DeltaTable
 from composer.jigdo.importing import Target, Targets, write_content, write_payload
 from composer.jigdo.manifest import Contents, Map
-from composer.jigdo.plan import NewPlan, PackagePlan, Plan, make_plan, unexplained
+from composer.jigdo.plan import DeltaPlan, NewPlan, PackagePlan, Plan, make_plan, unexplained
 from composer.jigdo.reader import CommitFrame, JigdoSet
 from composer.jigdo.tree import Ordinals, frame_contents, walk
 from composer.ostree.objects import Header, parse_dirtree
@@ -63,6 +65,24 @@ class PackageSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Choices:
+    """What the user prefers: ``max_memory`` in bytes for making contents out of older ones."""
+
+    max_memory: int = MAX_MEMORY
+
+
+DEFAULT_CHOICES = Choices()
+
+
+@dataclass(frozen=True, slots=True)
+class _Deltas:
+    """The table that was planned with, and the base's objects by ordinal."""
+
+    table: DeltaTable
+    base: Sequence[ObjectChecksum]
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What a set's commit needs here, before anything large moved."""
 
@@ -73,6 +93,8 @@ class Wanted:
     headers: tuple[Header, ...]
     contents: Contents
     plan: Plan
+    deltas: _Deltas | None
+    again: Callable[[bytearray], Plan]  # what to fetch instead of deltas that came to nothing
 
 
 CheckCommit = Callable[[CommitFrame], None]
@@ -80,7 +102,12 @@ CheckCommit = Callable[[CommitFrame], None]
 
 
 def examine(
-    jigdo: JigdoSet, repo: Repository, *, base: ObjectChecksum | None, check: CheckCommit
+    jigdo: JigdoSet,
+    repo: Repository,
+    *,
+    base: ObjectChecksum | None,
+    check: CheckCommit,
+    choices: Choices = DEFAULT_CHOICES,
 ) -> Wanted:
     """Read what is needed to plan: commit, tree, maps.  ``check`` is called before the tree moves.
 
@@ -93,9 +120,52 @@ def examine(
     dirtrees, ordinals = _read_tree(jigdo, repo, start, base)
     contents = jigdo.contents(table, objects=len(ordinals), headers=headers)
     missing = _missing(repo, ordinals)
+    deltas = _read_deltas(jigdo, repo, base, missing, headers)
     maps = _read_maps(jigdo, repo, base, missing, contents, headers)
-    plan = make_plan(jigdo.head, jigdo.index, missing, maps, contents)
-    return Wanted(start, tuple(dirmetas), dirtrees, ordinals, headers, contents, plan)
+
+    def can_make(content: DeltaContent) -> bool:
+        assert deltas is not None
+        return usable(deltas.table, content, max_memory=choices.max_memory)
+
+    def without_deltas(missing: bytearray) -> Plan:
+        maps.update(_read_maps(jigdo, repo, base, missing, contents, headers))
+        return make_plan(jigdo.head, jigdo.index, missing, maps, contents)
+
+    offered = deltas.table if deltas else None
+    plan = make_plan(jigdo.head, jigdo.index, missing, maps, contents, offered, can_make)
+    return Wanted(
+        start, tuple(dirmetas), dirtrees, ordinals, headers, contents, plan, deltas, without_deltas
+    )
+
+
+def _read_deltas(
+    jigdo: JigdoSet,
+    repo: Repository,
+    base: ObjectChecksum | None,
+    missing: bytearray,
+    headers: tuple[Header, ...],
+) -> _Deltas | None:
+    """Read what can be made of a commit that is here: ``base``, or else any that the set knows."""
+    if not any(missing):
+        return None
+    known = [found.commit for found in jigdo.head.bases]
+    here = [c for c in known if c == base or (repo.has("commit", c) and not repo.is_partial(c))]
+    for commit in sorted(here, key=lambda c: (c != base, c)):
+        try:
+            objects = _objects(repo, commit)
+        except ComposerError:  # pruned, or otherwise not whole
+            continue
+        table = jigdo.deltas(commit, objects=len(missing), headers=headers)
+        if table is not None:
+            return _Deltas(table, objects)
+    return None
+
+
+def _objects(repo: Repository, commit: ObjectChecksum) -> Sequence[ObjectChecksum]:
+    ordinals = Ordinals()
+    for visit in walk(repo.commit(commit).tree, lambda one: repo.metadata("dirtree", one)):
+        ordinals.add(visit.tree)
+    return ordinals.checksums
 
 
 def _read_tree(
@@ -220,6 +290,7 @@ def reassemble(
     source: PackageSource,
     *,
     ref: str | None,
+    choices: Choices = DEFAULT_CHOICES,
     report: Report = silent,
     workers: int = 2,
 ) -> None:
@@ -232,8 +303,13 @@ def reassemble(
     with _Batches(repo) as batches:
         importer = Importer(repo, wanted)
         counter = _Counter(wanted.plan, report)
-        _import_packages(jigdo, wanted.plan, importer, source, batches, counter, workers)
-        importer.add_new(jigdo, wanted.plan.new, counter.new)
+        failed = _import_deltas(jigdo, wanted, importer, repo, batches, counter, choices, workers)
+        plans = [wanted.plan]
+        if any(failed):
+            plans.append(wanted.again(failed))
+        for plan in plans:
+            _import_packages(jigdo, plan, importer, source, batches, counter, workers)
+            importer.add_new(jigdo, plan.new, counter.new)
         # A transaction lands in no order: what names others comes after them.
         batches.land()
         _prove(repo, wanted)
@@ -284,9 +360,40 @@ class _Counter:
         self._done += size
         self._report(Step("import", self._done, self._total, "bytes", name))
 
+    def made(self, size: int, objects: int) -> None:
+        self._done += size * objects
+        self._report(Step("import", self._done, self._total, "bytes", "deltas"))
+
     def new(self, size: int) -> None:
         self._done += size
         self._report(Step("import", self._done, self._total, "bytes", "new content"))
+
+
+def _import_deltas(
+    jigdo: JigdoSet,
+    wanted: Wanted,
+    importer: Importer,
+    repo: Repository,
+    batches: _Batches,
+    counter: _Counter,
+    choices: Choices,
+    workers: int,
+) -> bytearray:
+    """Make what is made of older contents; returns flags of the objects that could not be."""
+    failed = bytearray(len(wanted.ordinals))
+    plan, deltas = wanted.plan.deltas, wanted.deltas
+    if deltas is None or not plan.rows:
+        return failed
+    targets = importer.delta_targets(deltas.table, plan)
+    maker = DeltaImporter(
+        repo, deltas.table, deltas.base, max_memory=choices.max_memory, workers=workers
+    )
+    lost = maker.run(targets, jigdo.frames(plan.frames), counter.made)
+    for row in plan.rows:
+        if deltas.table.numbers[row] in lost:
+            failed[deltas.table.ordinals[row]] = 1
+    batches.land()
+    return failed
 
 
 def _import_packages(
@@ -347,6 +454,16 @@ class Importer:
         except ComposerError as error:
             raise error.within(str(ref.nevra)) from error
         return sum(plan.sizes)
+
+    def delta_targets(self, table: DeltaTable, plan: DeltaPlan) -> dict[int, list[Target]]:
+        """Return the objects to make of each content of a deltas table."""
+        targets: dict[int, list[Target]] = {}
+        for row in plan.rows:
+            number = table.numbers[row]
+            size = table.contents[number].size
+            target = self._target(table.ordinals[row], table.headers[row], size)
+            targets.setdefault(number, []).append(target)
+        return targets
 
     def add_new(self, jigdo: JigdoSet, plan: NewPlan, counted: Callable[[int], None]) -> None:
         """Write the planned objects out of the set's own data frames."""

@@ -20,6 +20,7 @@ from composer.jigdo.container import (
     Writer,
     parse_trailer,
 )
+from composer.jigdo.delta.building import NO_DELTAS, DeltaOptions
 from composer.jigdo.reader import JigdoSet
 from composer.jigdo.reassemble import Arriving, examine, reassemble
 from composer.ostree.digests import DigestCache
@@ -151,11 +152,14 @@ def build(
     scratch: Path,
     *,
     workers: int = 2,
+    deltas: DeltaOptions = NO_DELTAS,
 ) -> SetOnDisk:
     """Build a set in memory, with the digest cache in ``scratch``."""
     out = io.BytesIO()
     cache = DigestCache(scratch / "digests.sqlite")
-    built = build_set(repo, commit, packages, ref=REF, into=out, cache=cache, workers=workers)
+    built = build_set(
+        repo, commit, packages, ref=REF, into=out, cache=cache, workers=workers, deltas=deltas
+    )
     assert built.index == place_of(out.getvalue())
     return SetOnDisk(repo, commit, tuple(packages), out.getvalue())
 
@@ -238,6 +242,25 @@ def write_tree(
         if ref:
             repo.set_ref(ref, commit)
     return commit
+
+
+def write_files(
+    repo: Repository, files: Mapping[str, bytes], *, xattrs: tuple[tuple[bytes, bytes], ...] = ()
+) -> ObjectChecksum:
+    """Write the commit of a tree of root's files, 0644, with these contents."""
+    root = _Directory()
+    repo = Repository.open(repo.path)
+    repo.disable_fsync()
+    header = Header(0, 0, 0o100644, xattrs)
+    with repo.transaction():
+        for path, data in sorted(files.items()):
+            place = root
+            *parents, name = path.strip("/").split("/")
+            for part in parents:
+                place = place.directories.setdefault(part, _Directory())
+            place.files[name] = repo.writer(header).write(data, None)
+        tree, meta = root.write(repo)
+        return repo.write_commit(tree, meta, subject="", metadata={}, timestamp=1_700_000_000)
 
 
 def _content(text: str, *, symlink: bool) -> bytes:

@@ -58,6 +58,9 @@ class DeltaOptions:
     effort: str = "normal"
 
 
+NO_DELTAS = DeltaOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class NewTree:
     """The set's own tree: per ordinal what it is, where it stands, and which package has it.
@@ -117,9 +120,9 @@ class _Base:
 
 @dataclass(frozen=True, slots=True)
 class PatchFrame:
-    """The patches of one frame, by their keys in the store."""
+    """The patches of one frame: keys in the store, and which part of each."""
 
-    keys: tuple[bytes, ...]
+    parts: tuple[tuple[bytes, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +236,8 @@ def _make(
     how = (_MAKING, options.effort)
     wishes.keys = [patch_key(wish.base, wish.target, how) for wish in wishes.all]
     todo = [n for n, key in enumerate(wishes.keys) if key not in store]
+    if not todo:
+        return
     jobs = [(repo.path, wishes.all[n]) for n in todo]
     recipes: dict[int, tuple[bytes, bytes]] = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
@@ -313,18 +318,13 @@ def _shipped(
     return shipped
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """The frame and the place in it of each part of a patch."""
-
-    frame: int
-    first: int
-    count: int
+_Places = Mapping[int, Sequence[tuple[int, int]]]
+"""Per wish the frame, and the place in it, of each part of its patch."""
 
 
 def _lay_out(
     bases: Sequence[_Base], wishes: _Wishes, shipped: set[int], store: PatchStore
-) -> tuple[list[PatchFrame], dict[int, _Place]]:
+) -> tuple[list[PatchFrame], _Places]:
     """Lay patches into frames: by the bases that want them, by package, by path."""
     wanted_by: dict[int, list[int]] = {}
     for position, base in enumerate(bases):
@@ -337,19 +337,19 @@ def _lay_out(
         key=lambda n: (wanted_by[n], _is_heavy(store, wishes.keys[n]), wishes.all[n].package,
                        wishes.all[n].path, n),
     )  # fmt: skip
-    frames: list[list[bytes]] = []
-    places: dict[int, _Place] = {}
-    group, size, count = None, 0, 0
+    frames: list[list[tuple[bytes, int]]] = []
+    places: dict[int, list[tuple[int, int]]] = {}
+    group, size = None, 0
     for number in order:
-        patch = store.load(wishes.keys[number])
-        own = (wanted_by[number], _is_heavy(store, wishes.keys[number]))
-        if own != group or size + patch.size > FRAME:
-            frames.append([])
-            group, size, count = own, 0, 0
-        places[number] = _Place(len(frames) - 1, count, len(patch.parts))
-        frames[-1].append(wishes.keys[number])
-        size += patch.size
-        count += len(patch.parts)
+        key = wishes.keys[number]
+        own = (wanted_by[number], _is_heavy(store, key))
+        for part, (_, _, patch) in enumerate(store.load(key).parts):
+            if own != group or size + len(patch) > FRAME:
+                frames.append([])
+                group, size = own, 0
+            places.setdefault(number, []).append((len(frames) - 1, len(frames[-1])))
+            frames[-1].append((key, part))
+            size += len(patch)
     return [PatchFrame(tuple(frame)) for frame in frames], places
 
 
@@ -363,7 +363,7 @@ def _table(
     tree: NewTree,
     headers: Mapping[Header, int],
     wishes: _Wishes,
-    places: Mapping[int, _Place],
+    places: _Places,
     store: PatchStore,
 ) -> DeltaTable:
     recipes: dict[bytes, int] = {}
@@ -371,11 +371,11 @@ def _table(
     rows: list[tuple[int, int, int]] = []
     by_content: dict[int, int] = {}
     made = sorted(
-        (places[number].frame, places[number].first, number, partner, ordinal)
+        (places[number][0], number, partner, ordinal)
         for ordinal, partner, number in base.wanted
         if number in places
     )
-    for _, _, number, partner, ordinal in made:
+    for _, number, partner, ordinal in made:
         if number not in by_content:
             by_content[number] = len(contents)
             patch = store.load(wishes.keys[number])
@@ -392,16 +392,20 @@ def _table(
     return make_table(base.commit, list(recipes), contents, rows)
 
 
-def _pieces(patch: StoredPatch, place: _Place) -> tuple[Piece, ...]:
+def _pieces(patch: StoredPatch, places: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
     return tuple(
-        Piece(codec, length, place.frame, place.first + part)
-        for part, (codec, length, _) in enumerate(patch.parts)
+        Piece(codec, length, frame, place)
+        for (codec, length, _), (frame, place) in zip(patch.parts, places, strict=True)
     )
 
 
 def frame_patches(frame: PatchFrame, store: PatchStore) -> list[tuple[int, bytes]]:
     """Return the (codec, patch) pairs of a frame, in order."""
-    return [(codec, data) for key in frame.keys for codec, _, data in store.load(key).parts]
+    found = []
+    for key, part in frame.parts:
+        codec, _, data = store.load(key).parts[part]
+        found.append((codec, data))
+    return found
 
 
 def renumbered(table: DeltaTable, first: int) -> DeltaTable:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +86,12 @@ def patch_key(base: ContentDigest | None, target: ContentDigest, how: Sequence[s
 
 
 @contextmanager
-def opened_store(path: Path) -> Iterator[PatchStore]:
-    """Open the store at ``path``; a damaged one is begun anew."""
+def opened_store(path: Path | None) -> Iterator[PatchStore]:
+    """Open the store at ``path`` (None: in memory); a damaged one is begun anew."""
+    if path is None:
+        with closing(_database(":memory:")) as database:
+            yield PatchStore(database)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         database = _database(path)
@@ -96,13 +100,11 @@ def opened_store(path: Path) -> Iterator[PatchStore]:
     except sqlite3.DatabaseError:  # damaged: it is only a cache
         path.unlink()
         database = _database(path)
-    try:
+    with closing(database):
         yield PatchStore(database)
-    finally:
-        database.close()
 
 
-def _database(path: Path) -> sqlite3.Connection:
+def _database(path: Path | str) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, timeout=60)
     try:
         database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;" + _SCHEMA)

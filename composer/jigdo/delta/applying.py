@@ -1,0 +1,230 @@
+"""Make contents out of older ones that are here, and write them into the repository.
+
+Nothing of what comes from a set is trusted: memory and sizes are bounded, and every
+object that is written is proven by its own checksum.  A content that cannot be made (a
+damaged base, a packer that packs differently here) is no failure of the pull: it is
+named, and comes another way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import groupby
+from tempfile import TemporaryFile
+
+from composer.checksum import ObjectChecksum
+from composer.errors import BoundExceeded, ComposerError, FormatError, NoSpace, VerificationFailed
+from composer.jigdo.container import Frame
+from composer.jigdo.delta import codecs
+from composer.jigdo.delta.columns import Base, FileBase
+from composer.jigdo.delta.frames import split_patches
+from composer.jigdo.delta.table import COPY, PATCH, REPACK, DeltaContent, DeltaTable
+from composer.jigdo.importing import Target, write_content
+from composer.jigdo.repack import Recipe, opened, repack, unpack
+from composer.ostree.repo import Repository
+
+MAX_MEMORY = 200 << 20
+"""Bytes that making one content may take, unless the user says otherwise."""
+
+# What the program itself takes beside a content.
+_OWN_MEMORY = 40 << 20
+_SMALL = 1 << 22
+_INNER_LIMIT = 1 << 30
+
+Frames = Callable[[Sequence[Frame]], Iterator[tuple[Frame, bytes]]]
+Wrote = Callable[[int, int], object]
+"""Called with the bytes of contents that were made, and the number of objects of them."""
+
+
+def usable(table: DeltaTable, content: DeltaContent, *, max_memory: int) -> bool:
+    """Tell whether this machine can make ``content`` within ``max_memory`` bytes."""
+    if any(piece.codec not in codecs.CodecNumber.__members__.values() for piece in content.pieces):
+        return False
+    if content.method < REPACK:
+        return True
+    try:
+        recipe = Recipe.parse(table.recipes[content.method - REPACK])
+    except FormatError:
+        return False
+    return (
+        recipe.size == content.size
+        and recipe.memory + _OWN_MEMORY <= max_memory
+        and not recipe.obstacle()
+    )
+
+
+class DeltaImporter:
+    """Writes what a deltas table makes.  ``base`` has the base's objects by ordinal."""
+
+    def __init__(
+        self,
+        repo: Repository,
+        table: DeltaTable,
+        base: Sequence[ObjectChecksum],
+        *,
+        max_memory: int,
+        workers: int,
+    ) -> None:
+        self._repo, self._table, self._base = repo, table, base
+        self._max_memory, self._workers = max_memory, workers
+
+    def run(
+        self,
+        targets: Mapping[int, Sequence[Target]],
+        frames: Iterator[tuple[Frame, bytes]],
+        wrote: Wrote,
+    ) -> dict[int, ComposerError]:
+        """Make the contents with these numbers; returns those that could not be made.
+
+        ``frames`` yields the patch frames that they need, in order.
+        """
+        failed: dict[int, ComposerError] = {}
+        running: deque[tuple[int, Future[None]]] = deque()
+
+        def reap() -> None:
+            number, future = running.popleft()
+            try:
+                future.result()
+                wrote(self._table.contents[number].size, len(targets[number]))
+            except NoSpace:
+                raise
+            except ComposerError as error:
+                failed[number] = error
+
+        with ThreadPoolExecutor(self._workers) as pool:
+            for number, patches in self._with_patches(targets, frames):
+                job = pool.submit(self._write, number, patches, targets[number])
+                running.append((number, job))
+                # A content in several frames takes its patches while it is made.
+                while len(running) > (0 if patches.is_open else 2 * self._workers):
+                    reap()
+            while running:
+                reap()
+        return failed
+
+    def _with_patches(
+        self, targets: Mapping[int, Sequence[Target]], frames: Iterator[tuple[Frame, bytes]]
+    ) -> Iterator[tuple[int, _Patches]]:
+        stream = _FrameStream(self._table, frames)
+        for number, content in enumerate(self._table.contents):
+            if number in targets:
+                yield number, _Patches(content, stream)
+
+    def _write(self, number: int, patches: _Patches, targets: Sequence[Target]) -> None:
+        content = self._table.contents[number]
+        if not 0 <= content.base < len(self._base):
+            raise FormatError(f"a delta is from object {content.base}, which its base has not")
+        base = self._base[content.base]
+        try:
+            with ExitStack() as stack:
+                pieces = self._made(content, base, patches, stack)
+                for _ in write_content(
+                    self._repo, content.size, _exactly(pieces, content), targets
+                ):
+                    pass
+        except ComposerError as error:
+            raise error.within(f"made of object {base}") from error
+
+    def _made(
+        self, content: DeltaContent, base: ObjectChecksum, patches: _Patches, stack: ExitStack
+    ) -> Iterator[bytes]:
+        if content.method == COPY:
+            _, _, pieces = self._repo.content(base)
+            return pieces
+        if all(piece.codec == codecs.CodecNumber.FULL for piece in content.pieces):
+            source: Base = b""
+        else:
+            source = self._opened(base, stack)
+        if content.method == PATCH:
+            return self._patched(content, source, patches)
+        recipe = Recipe.parse(self._table.recipes[content.method - REPACK])
+        if recipe.memory + _OWN_MEMORY > self._max_memory:
+            raise BoundExceeded(what="memory to pack a content again", bound=self._max_memory)
+        inside = self._inside(source, stack) if len(source) else source
+        inner = self._patched(content, inside, patches)
+        return repack(recipe, inner, size=content.size)
+
+    def _opened(self, checksum: ObjectChecksum, stack: ExitStack) -> Base:
+        """Return the content of an object, read where it is needed when it is large."""
+        _, size, pieces = self._repo.content(checksum)
+        if size <= _SMALL:
+            return b"".join(pieces)
+        return _spooled(pieces, stack)
+
+    def _inside(self, source: Base, stack: ExitStack) -> Base:
+        recipe = opened(source, inner_limit=_INNER_LIMIT)
+        if recipe is None:
+            raise VerificationFailed("the base is no container that can be opened")
+        if recipe.memory + _OWN_MEMORY > self._max_memory:
+            raise BoundExceeded(what="memory to open a base", bound=self._max_memory)
+        if recipe.inner_size <= _SMALL:
+            return b"".join(unpack(source, recipe))
+        return _spooled(unpack(source, recipe), stack)
+
+    def _patched(self, content: DeltaContent, source: Base, patches: _Patches) -> Iterator[bytes]:
+        for piece, patch in zip(content.pieces, patches, strict=True):
+            yield from codecs.apply(
+                piece.codec, source, patch, size=piece.target, max_memory=self._max_memory
+            )
+
+
+def _exactly(pieces: Iterator[bytes], content: DeltaContent) -> Iterator[bytes]:
+    """Pass on as many bytes as the content has, and not one more."""
+    left = content.size
+    for piece in pieces:
+        left -= len(piece)
+        if left < 0:
+            raise BoundExceeded(what="what a delta makes", bound=content.size)
+        yield piece
+    if left:
+        raise FormatError(f"what a delta makes is {left} bytes short")
+
+
+def _spooled(pieces: Iterator[bytes], stack: ExitStack) -> FileBase:
+    stream = stack.enter_context(TemporaryFile())  # noqa: SIM115 - the stack closes it
+    for piece in pieces:
+        stream.write(piece)
+    stream.flush()
+    return FileBase(stream.fileno(), os.fstat(stream.fileno()).st_size)
+
+
+class _FrameStream:
+    """The patches of a table's frames, forwards, those of one frame in memory."""
+
+    def __init__(self, table: DeltaTable, frames: Iterator[tuple[Frame, bytes]]) -> None:
+        pieces = [piece for content in table.contents for piece in content.pieces]
+        self._codecs = {
+            frame: [piece.codec for piece in own]
+            for frame, own in groupby(pieces, key=lambda piece: piece.frame)
+        }
+        self._frames = frames
+        self._number = -1
+        self._patches: list[bytes] = []
+
+    def patch(self, frame: int, place: int) -> bytes:
+        """Return one patch; calls must go forwards."""
+        while self._number != frame:
+            found, data = next(self._frames)
+            self._number = found.number
+            self._patches = split_patches(data, self._codecs[found.number])
+        return self._patches[place]
+
+
+class _Patches:
+    """The patches of one content: taken at once, or one by one where they lie in several frames."""
+
+    def __init__(self, content: DeltaContent, stream: _FrameStream) -> None:
+        self._content, self._stream = content, stream
+        self.is_open = len({piece.frame for piece in content.pieces}) > 1
+        self._taken = [] if self.is_open else [*self._read()]
+
+    def _read(self) -> Iterator[bytes]:
+        for piece in self._content.pieces:
+            yield self._stream.patch(piece.frame, piece.place)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._read() if self.is_open else iter(self._taken)
