@@ -28,7 +28,16 @@ from composer.compose.treefile import load
 from tests.bench.measure import Measured, measure, median
 from tests.bench.run import JIGDO, TOP, make_corpus, workdir
 
-_PHASES = ("solve", "fetch", "transaction", "scriptlets", "postprocess", "initramfs", "commit")
+_PHASES = (
+    "solve",
+    "fetch",
+    "transaction",
+    "scriptlets",
+    "postprocess",
+    "initramfs",
+    "commit",
+    "clean up",
+)
 
 
 @dataclass(frozen=True, slots=True)
