@@ -7,7 +7,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo check format test bench lock clean
+.PHONY: help setup setup-test demo check format test bench bench-compose lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -35,6 +35,9 @@ test: setup-test check ## check, then the tests (PYTEST_ARGS="-k pull", JOBS=1)
 
 bench: setup-test ## the benchmarks, on the whole corpus (long)
 	$(PYTHON) -m tests.bench.run $(BENCH_ARGS)
+
+bench-compose: setup-test ## the compose against dnf --installroot, on the whole corpus (long)
+	$(PYTHON) -m tests.bench.compose $(BENCH_ARGS)
 
 lock: setup ## pin again what pyproject.toml asks for (LOCK_ARGS=--upgrade: newest)
 	/usr/bin/python3 -m venv .cache/lock

@@ -100,6 +100,7 @@ def plan(
     wanted = _wanted(facts, sysusers)
     texts = base.get("passwd", ""), base.get("group", "")
     numbers = _Numbers(*texts, known_users, known_groups, wanted.numbers())
+    _add_groups_of_known_users(wanted, numbers)
     _add_groups(wanted, numbers)
     _add_users(wanted, numbers)
     return Accounts(
@@ -215,6 +216,13 @@ class _Numbers:
         self.users[name] = (uid, gid)
         self._uids.add(uid)
         self.passwd.append(f"{name}:x:{uid}:{gid}:{user.gecos}:{user.home}:{user.shell}")
+
+
+def _add_groups_of_known_users(wanted: _Wanted, numbers: _Numbers) -> None:
+    """Add users' own groups where a passwd file has the user and no group file the group."""
+    for name in sorted(wanted.users.keys() & numbers.users.keys()):
+        if name not in numbers.groups and name not in wanted.groups:
+            _primary_group(name, numbers.users[name][1], wanted.users[name], numbers)
 
 
 def _add_groups(wanted: _Wanted, numbers: _Numbers) -> None:

@@ -298,6 +298,7 @@ def _build(
         varied = again.varied
     with into.transaction():
         into.set_ref(plan.treefile.ref, checksum)
+    report(Step("clean up", item=plan.treefile.ref))
     result = _result(request, plan, solution, packages, commit=str(checksum), created=created)
     return replace(result, varied=varied)
 

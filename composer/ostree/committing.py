@@ -165,7 +165,10 @@ class _Writer:
     def store(self, files: Sequence[_File]) -> None:
         """Store all; sets each file's checksum."""
         for file in files:
-            self._prepare(file)
+            if file.header.is_symlink:
+                self._look_up_link(file)
+            else:
+                self._prepare(file)
         regular = [file for file in files if not file.header.is_symlink]
         workers = len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(workers) as pool:
@@ -179,9 +182,19 @@ class _Writer:
     def _prepare(self, file: _File) -> None:
         # GVariants here, for each distinct header, and not in the threads, for each file.
         header = file.header
-        if header not in self._prefixes and not header.is_symlink:
+        if header not in self._prefixes:
             self._prefixes[header] = header.serialized()
             self._metas[header] = header.metadata()
+
+    def _look_up_link(self, file: _File) -> None:
+        target = os.readlink(os.fsencode(file.path))
+        try:
+            data = file.header.serialized(target)
+        except UnicodeDecodeError:
+            return  # libostree refuses it, with our words
+        checksum = ObjectChecksum(hashlib.sha256(data).digest())
+        if checksum.hex() in self._present:
+            file.checksum, file.stored = checksum, True
 
     def _take(self, files: Sequence[_File]) -> None:
         for file in files:

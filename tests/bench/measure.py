@@ -24,26 +24,36 @@ class Measured:
     peak: int
 
 
-def measure(argv: Sequence[object], *, env: Mapping[str, str] | None = None) -> Measured:
-    """Run a command to its end; raises CalledProcessError with its output when it fails."""
+def measure(
+    argv: Sequence[object],
+    *,
+    env: Mapping[str, str] | None = None,
+    stdout: Path = Path(os.devnull),
+    status: int = 0,
+) -> Measured:
+    """Run a command to its end, its output into ``stdout``.
+
+    Raises CalledProcessError with its messages when it ends with another status.
+    """
     words = [str(word) for word in argv]
     started = time.monotonic()
-    process = subprocess.Popen(
-        words,
-        env={**_clean_environment(), **(env or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    with stdout.open("wb") as output:
+        process = subprocess.Popen(
+            words,
+            env={**_clean_environment(), **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+        )
     tree = _Tree(process.pid)
     assert process.stderr is not None
     errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
+    _, ended, usage = os.wait4(process.pid, 0)
     wall = time.monotonic() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
+    process.returncode = os.waitstatus_to_exitcode(ended)
     process.stderr.close()
     peak = tree.stop()
-    if process.returncode:
+    if process.returncode != status:
         raise subprocess.CalledProcessError(process.returncode, words, stderr=errors)
     return Measured(wall, usage.ru_utime + usage.ru_stime, max(peak, usage.ru_maxrss * 1024))
 

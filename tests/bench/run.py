@@ -197,7 +197,7 @@ class Bench:
 
 
 @contextmanager
-def _workdir(given: Path | None) -> Iterator[Path]:
+def workdir(given: Path | None) -> Iterator[Path]:
     if given is not None:
         shutil.rmtree(given, ignore_errors=True)
         given.mkdir(parents=True)
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=3)
     parser.add_argument("--work", type=Path)
     options = parser.parse_args()
-    with _workdir(options.work) as work:
+    with workdir(options.work) as work:
         bench = Bench((options.corpus or make_corpus()).resolve(), work, options.times)
         for part in (bench.help, bench.compose, bench.build_set, bench.pull, bench.payload):
             part()

@@ -72,6 +72,14 @@ def test_accounts_of_the_tree_stay_as_they_are() -> None:
     assert accounts.group[0] == "root:x:0:"
 
 
+def test_user_of_the_tree_keeps_its_own_group() -> None:
+    # The passwd file of check-passwd has the user; nothing says what its group is called.
+    passwd = "root:x:0:0::/root:/bin/sh\nbus:x:107:108::/:/bin/sh\n"
+    accounts = planned("u bus -\nu app -\n", passwd=passwd)
+    assert groups(accounts) == {"app": 999, "bus": 108}
+    assert users(accounts)["bus"] == (107, 108)
+
+
 def test_members_join_groups() -> None:
     accounts = planned("m app video\nu app 77\n", group="root:x:0:\nvideo:x:39:bin\n")
     assert "video:x:39:bin,app" in accounts.group
