@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from composer.cli.config import cachedir_option
+from composer.cli.config import cachedir_option, delta_options
 from composer.cli.console import Console, human_bytes, json_option, plain
 from composer.errors import UsageError
 
 if TYPE_CHECKING:
     from composer.compose.pipeline import ComposeRequest, ComposeResult
-    from composer.mirror.making import MadeSet
+    from composer.mirror.making import DeltaChoice, MadeSet
     from composer.progress import Report
     from composer.rpm.changes import Changes
 
@@ -120,6 +120,7 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
     metavar="MB",
     help="How much they may write, beside what packages hold.",
 )
+@delta_options
 @json_option
 @click.pass_obj
 def compose(
@@ -128,6 +129,7 @@ def compose(
     repo: Path,
     rpm_repo: Path | None,
     sbom: Path | None,
+    deltas: DeltaChoice,
     cachedir: Path,
     repositories: tuple[str, ...],
     basearch: str,
@@ -188,7 +190,9 @@ def compose(
     try:
         with console.progress(as_json=as_json) as report:
             result = pipeline.compose(request, report)
-            made = _publish(result, request, rpm_repo, gpg_homedir, report) if rpm_repo else None
+            made = None
+            if rpm_repo:
+                made = _publish(result, request, rpm_repo, gpg_homedir, deltas, report)
             sboms = _write_sboms(result, repo, made, sbom, report)
     except NotReproducible as error:
         if as_json:
@@ -239,6 +243,7 @@ def _publish(
     request: ComposeRequest,
     rpm_repo: Path,
     gpg_homedir: Path | None,
+    deltas: DeltaChoice,
     report: Report,
 ) -> MadeSet | None:
     from composer.jigdo.build import LocalPackage
@@ -257,6 +262,7 @@ def _publish(
         cachedir=request.cachedir,
         gpg_key=result.signing.key if result.signing else "",
         gpg_homedir=gpg_homedir,
+        deltas=deltas,
     )
     packages = [LocalPackage(package.ref, package.path) for package in result.packages]
     return make_set(Repository.open(request.repo), packages, wanted, report)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 
 import click
+
+from composer.errors import UsageError
 
 
 def _default_cachedir() -> Path:
@@ -18,6 +22,67 @@ config_dir_option = click.option(
     envvar="JIGDO_COMPOSER_CONFIG",
     type=click.Path(file_okay=False, path_type=Path),
     help="Where remotes are kept, instead of the system's and the user's directories.",
+)
+
+
+def delta_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what deltas a set ships; the command gets ``deltas`` of them."""
+
+    @wraps(command)
+    def with_choice(
+        *args: object,
+        delta_bases: tuple[str, ...],
+        rpm_deltas: str,
+        delta_budget: int | None,
+        effort: str,
+        **others: object,
+    ) -> None:
+        from composer.mirror.making import DeltaChoice
+
+        choice = DeltaChoice(_parse_bases(delta_bases), rpm_deltas, delta_budget, effort)
+        command(*args, deltas=choice, **others)
+
+    wrapped: Callable[..., None] = with_choice
+    for option in reversed(_DELTA_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def _parse_bases(names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the revisions that --from named; None where it was not given."""
+    if "none" in names and len(names) > 1:
+        raise UsageError("--from: either none or revisions")
+    return tuple(name for name in names if name != "none") if names else None
+
+
+_DELTA_OPTIONS = (
+    click.option(
+        "--from",
+        "delta_bases",
+        multiple=True,
+        metavar="REV",
+        help="Ship deltas from this commit, or `none`; by default from the last 3.  Repeatable.",
+    ),
+    click.option(
+        "--rpm-deltas",
+        type=click.Choice(["auto", "all", "none"]),
+        default="auto",
+        show_default=True,
+        help="For which packages' content too: where it is well below the RPM, all, or none.",
+    ),
+    click.option(
+        "--delta-budget",
+        type=click.IntRange(0),
+        metavar="BYTES",
+        help="Ship about this much for packages' content at most.",
+    ),
+    click.option(
+        "--effort",
+        type=click.Choice(["low", "normal", "high"]),
+        default="normal",
+        show_default=True,
+        help="How hard to look for small deltas.",
+    ),
 )
 
 cachedir_option = click.option(

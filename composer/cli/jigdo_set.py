@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from composer.cli.config import cachedir_option
+from composer.cli.config import cachedir_option, delta_options
 from composer.cli.console import Console, human_bytes, json_option
+
+if TYPE_CHECKING:
+    from composer.mirror.making import DeltaChoice
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _PACKAGES = click.option(
@@ -33,6 +37,7 @@ def jigdo_set() -> None:
 @click.option("--name", default="", help="Name of the set and its RPM; derived from the ref.")
 @click.option("--gpg-sign", default="", metavar="KEYID", help="Sign the RPM of the set.")
 @click.option("--gpg-homedir", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@delta_options
 @cachedir_option
 @json_option
 @click.pass_obj
@@ -45,6 +50,7 @@ def build(
     name: str,
     gpg_sign: str,
     gpg_homedir: Path | None,
+    deltas: DeltaChoice,
     cachedir: Path,
     as_json: bool,
 ) -> None:
@@ -53,7 +59,12 @@ def build(
     The directory gets NAME.jigdo's RPM, rpm-md that lists it beside what is already
     there, and the pointer that clients look for.
     """
-    from composer.mirror.making import SetRequest, find_packages, make_set, select_packages
+    from composer.mirror.making import (
+        SetRequest,
+        find_packages,
+        make_set,
+        select_packages,
+    )
     from composer.ostree.repo import Repository
 
     repo = Repository.open(repository)
@@ -65,6 +76,7 @@ def build(
         gpg_key=gpg_sign,
         gpg_homedir=gpg_homedir,
         cachedir=cachedir,
+        deltas=deltas,
     )
     with console.progress(as_json=as_json) as report:
         made = make_set(repo, packages, request, report)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -28,8 +28,9 @@ from composer.jigdo.delta.building import (
     renumbered,
 )
 from composer.jigdo.delta.frames import compress_patches, join_patches
-from composer.jigdo.delta.store import PatchStore, opened_store
+from composer.jigdo.delta.store import opened_store
 from composer.jigdo.delta.table import dump_table
+from composer.jigdo.description import join_description, make_update
 from composer.jigdo.encoding import prefixed, uvarint
 from composer.jigdo.manifest import (
     Base,
@@ -45,6 +46,7 @@ from composer.jigdo.manifest import (
     make_map,
     set_name,
 )
+from composer.jigdo.pointer import UpdatePlace
 from composer.jigdo.tree import Cutter, Ordinals, walk
 from composer.ostree.digests import ContentInfo, DigestCache
 from composer.ostree.objects import Commit, Header
@@ -61,6 +63,22 @@ _OTHER_SOURCES = 8
 
 
 @dataclass(frozen=True, slots=True)
+class Older:
+    """What a set ships for clients of older commits, and what that is made with.
+
+    ``descriptions`` are those of older commits' sets, to make updates from; ``store`` is the
+    file that keeps patches from one build to the next.
+    """
+
+    deltas: DeltaOptions = NO_DELTAS
+    descriptions: Mapping[ObjectChecksum, bytes] = field(default_factory=dict)
+    store: Path | None = None
+
+
+NOTHING_OLDER = Older()
+
+
+@dataclass(frozen=True, slots=True)
 class LocalPackage:
     """An RPM of the commit and where its file is on this machine."""
 
@@ -70,10 +88,11 @@ class LocalPackage:
 
 @dataclass(frozen=True, slots=True)
 class BuiltSet:
-    """What was built: the head, and where in the file the index is."""
+    """What was built: the head, and where in the file the index and the updates are."""
 
     head: Head
     index: IndexPlace
+    updates: tuple[UpdatePlace, ...] = ()
 
 
 @dataclass(slots=True)
@@ -96,36 +115,15 @@ def build_set(
     into: BinaryIO,
     cache: DigestCache,
     name: str = "",
-    deltas: DeltaOptions = NO_DELTAS,
-    store: Path | None = None,
+    older: Older = NOTHING_OLDER,
     report: Report = silent,
     workers: int = 2,
 ) -> BuiltSet:
     """Write the set of ``commit`` to the stream ``into``.
 
-    ``packages`` are the commit's RPMs, each pkgid once, in any order; ``store`` is the file
-    that keeps patches from one build to the next.  Raises PackageRefused for an RPM that
-    cannot be read and VerificationFailed for a repository that lacks an object.
+    ``packages`` are the commit's RPMs, each pkgid once, in any order.  Raises PackageRefused
+    for an RPM that cannot be read and VerificationFailed for a repository that lacks an object.
     """
-    with opened_store(store) as patches:
-        return _build(
-            repo, commit, packages, ref, into, cache, name, deltas, patches, report, workers
-        )
-
-
-def _build(
-    repo: Repository,
-    commit: ObjectChecksum,
-    packages: Sequence[LocalPackage],
-    ref: str,
-    into: BinaryIO,
-    cache: DigestCache,
-    name: str,
-    options: DeltaOptions,
-    store: PatchStore,
-    report: Report,
-    workers: int,
-) -> BuiltSet:
     commit_object = repo.commit(commit)
     tree = _read_tree(repo, commit_object)
     infos = _read_contents(repo, tree, cache, report, workers)
@@ -140,49 +138,71 @@ def _build(
         report(done)
     entries = matches.entries(len(packages))
     contents, order = _new_contents(tree, infos, entries, headers)
-    new = _new_tree(tree, infos, entries, packages)
-    deltas = build_deltas(
-        repo, new, header_ids, options, store, cache, report=report, workers=workers
-    )
+    with opened_store(older.store) as store:
+        new = _new_tree(tree, infos, entries, packages)
+        deltas = build_deltas(
+            repo, new, header_ids, older.deltas, store, cache, report=report, workers=workers
+        )
+        first_map = 4 + len(tree.frames)
+        first_patch = first_map + len(packages) + 1 + _count_data_frames(contents)
+        first_table = first_patch + len(deltas.frames)
+        refs = tuple(
+            Package(package.ref, first_map + number) for number, package in enumerate(packages)
+        )
+        head = Head(
+            name=name or set_name(ref),
+            ref=ref,
+            version=commit_object.version,
+            timestamp=commit_object.timestamp,
+            commit=commit,
+            packages=refs,
+            totals=_totals(tree, infos, contents, packages),
+            bases=tuple(
+                Base(table.base, repo.commit(table.base).version, first_table + number)
+                for number, table in enumerate(deltas.tables)
+            ),
+        )
+        writer = Writer(into, keep=bool(older.descriptions))
+        writer.add(Kind.HEAD, dump_head(head))
+        writer.add(Kind.COMMIT, _commit_frame(repo, commit))
+        writer.add(Kind.DIRMETA, _dirmeta_frame(repo, tree.dirmetas))
+        with ThreadPoolExecutor(workers) as pool:
+            _add_all(writer, Kind.TREE, tree.frames, pool)
+            writer.add(Kind.HEADERS, dump_headers(headers))
+            maps = _map_frames(packages, entries, infos, headers)
+            _add_all(writer, Kind.MAP, maps, pool)
+            writer.add(Kind.CONTENTS, dump_contents(contents))
+            data = _data_frames(repo, [tree.ordinals.checksums[o] for o in order])
+            _add_all(writer, Kind.DATA, _counted(data, contents, report), pool)
+            if writer.next_number != first_patch:
+                raise AssertionError(f"{writer.next_number} frames before the patches")
+            patches = (join_patches(frame_patches(frame, store)) for frame in deltas.frames)
+            _add_all(writer, Kind.PATCH, patches, pool, compress_patches)
+            tables = [dump_table(renumbered(table, first_patch)) for table in deltas.tables]
+            _add_all(writer, Kind.DELTAS, tables, pool)
+        by_base = {table.base: data for table, data in zip(deltas.tables, tables, strict=True)}
+        return _finished(writer, head, older.descriptions, by_base)
 
-    first_map = 4 + len(tree.frames)
-    first_patch = first_map + len(packages) + 1 + _count_data_frames(contents)
-    first_table = first_patch + len(deltas.frames)
-    refs = tuple(
-        Package(package.ref, first_map + number) for number, package in enumerate(packages)
-    )
-    head = Head(
-        name=name or set_name(ref),
-        ref=ref,
-        version=commit_object.version,
-        timestamp=commit_object.timestamp,
-        commit=commit,
-        packages=refs,
-        totals=_totals(tree, infos, contents, packages),
-        bases=tuple(
-            Base(table.base, repo.commit(table.base).version, first_table + number)
-            for number, table in enumerate(deltas.tables)
-        ),
-    )
-    writer = Writer(into)
-    writer.add(Kind.HEAD, dump_head(head))
-    writer.add(Kind.COMMIT, _commit_frame(repo, commit))
-    writer.add(Kind.DIRMETA, _dirmeta_frame(repo, tree.dirmetas))
-    with ThreadPoolExecutor(workers) as pool:
-        _add_all(writer, Kind.TREE, tree.frames, pool)
-        writer.add(Kind.HEADERS, dump_headers(headers))
-        maps = _map_frames(packages, entries, infos, headers)
-        _add_all(writer, Kind.MAP, maps, pool)
-        writer.add(Kind.CONTENTS, dump_contents(contents))
-        data = _data_frames(repo, [tree.ordinals.checksums[o] for o in order])
-        _add_all(writer, Kind.DATA, _counted(data, contents, report), pool)
-        if writer.next_number != first_patch:
-            raise AssertionError(f"{writer.next_number} frames before the patches")
-        patches = (join_patches(frame_patches(frame, store)) for frame in deltas.frames)
-        _add_all(writer, Kind.PATCH, patches, pool, compress_patches)
-        tables = (dump_table(renumbered(table, first_patch)) for table in deltas.tables)
-        _add_all(writer, Kind.DELTAS, tables, pool)
-    return BuiltSet(head, writer.finish())
+
+def _finished(
+    writer: Writer,
+    head: Head,
+    descriptions: Mapping[ObjectChecksum, bytes],
+    tables: Mapping[ObjectChecksum, bytes],
+) -> BuiltSet:
+    """Write updates from the ``descriptions`` of older sets, index and trailer."""
+    made = []
+    if descriptions:
+        description = join_description(writer.index(), lambda frame: writer.kept[frame.number])
+        assert description is not None
+        for base in sorted(descriptions):
+            made.append((base, make_update(descriptions[base], description, tables.get(base, b""))))
+    index = writer.finish([packed for _, (packed, _, _) in made])
+    updates, at = [], index.offset + index.size
+    for base, (packed, size, digest) in made:
+        updates.append(UpdatePlace(base, at, len(packed), size, digest))
+        at += len(packed)
+    return BuiltSet(head, index, tuple(updates))
 
 
 def _read_tree(repo: Repository, commit: Commit) -> _Tree:
@@ -413,14 +433,14 @@ def _add_all(
     pack: Callable[[bytes], tuple[bytes, Codec, int]] = compress,
 ) -> None:
     """Compress frames side by side, a few at a time, and write them in order."""
-    waiting: deque[tuple[int, ContentDigest, Future[tuple[bytes, Codec, int]]]] = deque()
+    waiting: deque[tuple[bytes, Future[tuple[bytes, Codec, int]]]] = deque()
 
     def write_first() -> None:
-        size, digest, packed = waiting.popleft()
-        writer.add_packed(kind, packed.result(), size, digest)
+        whole, packed = waiting.popleft()
+        writer.add_packed(kind, packed.result(), whole)
 
     for frame in frames:
-        waiting.append((len(frame), ContentDigest.of(frame), pool.submit(pack, frame)))
+        waiting.append((frame, pool.submit(pack, frame)))
         if len(waiting) > 4:
             write_first()
     while waiting:

@@ -241,7 +241,7 @@ def decompressed(pieces: Iterable[bytes], frame: Frame) -> Iterator[bytes]:
     """
     what = f"frame {frame.number} ({frame.kind.name.lower()})"
     state, left = hashlib.sha256(), frame.uncompressed
-    for piece in _unpacked(pieces, frame.codec, frame.window, what):
+    for piece in unpacked(pieces, frame.codec, frame.window, what):
         left -= len(piece)
         if left < 0:
             raise BoundExceeded(what=what, bound=frame.uncompressed)
@@ -259,7 +259,8 @@ def decompress(data: bytes, frame: Frame) -> bytes:
     return b"".join(decompressed((data,), frame))
 
 
-def _unpacked(pieces: Iterable[bytes], codec: Codec, window: int, what: str) -> Iterator[bytes]:
+def unpacked(pieces: Iterable[bytes], codec: Codec, window: int, what: str) -> Iterator[bytes]:
+    """Decompress in pieces of a bounded size; whoever reads stops at its own bound."""
     try:
         if codec == Codec.STORED:
             yield from pieces
@@ -318,8 +319,11 @@ class _Pieces:
 class Writer:
     """Writes a set: frames in the order of their kinds, then :meth:`finish`."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, *, keep: bool = False) -> None:
+        """Write to ``stream``; with ``keep``, frames of the description are kept in ``kept``."""
         self._stream = stream
+        self._keep = keep
+        self.kept: dict[int, bytes] = {}
         self._kinds, self._codecs, self._windows = bytearray(), bytearray(), bytearray()
         self._sizes, self._uncompressed = array("q"), array("q")
         self._digests = bytearray()
@@ -327,20 +331,20 @@ class Writer:
 
     def add(self, kind: Kind, data: bytes) -> int:
         """Compress and write one frame; returns its number."""
-        return self.add_packed(kind, compress(data), len(data), ContentDigest.of(data))
+        return self.add_packed(kind, compress(data), data)
 
-    def add_packed(
-        self, kind: Kind, packed: tuple[bytes, Codec, int], size: int, digest: ContentDigest
-    ) -> int:
-        """Write a frame that :func:`compress` made elsewhere; returns its number."""
+    def add_packed(self, kind: Kind, packed: tuple[bytes, Codec, int], whole: bytes) -> int:
+        """Write a frame that was compressed elsewhere; returns its number."""
         data, codec, window = packed
+        if self._keep and kind in DESCRIPTION:
+            self.kept[self.next_number] = whole
         self._stream.write(data)
         self._kinds.append(kind)
         self._codecs.append(codec)
         self._windows.append(window)
         self._sizes.append(len(data))
-        self._uncompressed.append(size)
-        self._digests += digest
+        self._uncompressed.append(len(whole))
+        self._digests += ContentDigest.of(whole)
         return len(self._kinds) - 1
 
     @property
@@ -426,7 +430,7 @@ def read_index(reader: RangeReader, place: IndexPlace) -> Index:
 
 def _unpack_index(packed: bytes, place: IndexPlace) -> bytes:
     data = bytearray()
-    for piece in _unpacked((packed,), Codec.ZSTD, MAX_WINDOW, "index"):
+    for piece in unpacked((packed,), Codec.ZSTD, MAX_WINDOW, "index"):
         data += piece
         if len(data) > place.uncompressed:
             raise BoundExceeded(what="index", bound=place.uncompressed)

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from composer.checksum import ContentDigest
 from composer.errors import ChecksumMismatch, FormatError
 from composer.jigdo.container import DESCRIPTION, Frame, Index, IndexPlace, Kind
-from composer.jigdo.encoding import Cursor, uvarint
+from composer.jigdo.delta.codecs import apply
+from composer.jigdo.delta.frames import compress_update, join_patches, split_patches
+from composer.jigdo.delta.making import Pair, best_patches
+from composer.jigdo.delta.table import MAX_PIECE
+from composer.jigdo.encoding import Cursor, uvarints
 
 MAX_DESCRIPTION = 1 << 29
 
@@ -29,25 +33,58 @@ class Update:
     base: ContentDigest
     size: int
     deltas: int
-    codec: int
-    patch: bytes
+    pieces: tuple[tuple[int, int, bytes], ...]  # codec, bytes that it makes, patch
 
 
-def dump_update(update: Update) -> bytes:
-    """Serialise."""
-    numbers = uvarint(update.size) + uvarint(update.deltas) + bytes([update.codec])
-    return update.base + numbers + update.patch
+def make_update(base: bytes, description: bytes, deltas: bytes) -> tuple[bytes, int, ContentDigest]:
+    """Make the update from the description ``base`` to another one.
+
+    ``deltas`` is the deltas frame for clients of the base, or empty.  Returns the compressed
+    update, and the size and digest of what is compressed.
+    """
+    pair = Pair("description", base, description + deltas)
+    [patch] = best_patches([pair], workers=1)
+    numbers = (len(description), len(deltas), len(patch.parts))
+    data = b"".join(
+        (
+            ContentDigest.of(base),
+            uvarints(numbers),
+            bytes([patch.codec]) * len(patch.parts),
+            uvarints(part.length for part in patch.parts),
+            join_patches([(patch.codec, part.data) for part in patch.parts]),
+        )
+    )
+    return compress_update(data), len(data), ContentDigest.of(data)
 
 
 def parse_update(data: bytes) -> Update:
     """Parse a decompressed update; raises FormatError."""
     cursor = Cursor(data, "update")
     base = ContentDigest(cursor.take(32))
-    size, deltas = cursor.uvarint(), cursor.uvarint()
-    if size + deltas > MAX_DESCRIPTION:
+    size, deltas = cursor.uvarints(2)
+    codecs = cursor.take(cursor.count())
+    targets = cursor.uvarints(len(codecs))
+    if size + deltas > MAX_DESCRIPTION or sum(targets) != size + deltas:
         raise cursor.fail(f"it claims to make {size + deltas} bytes")
-    codec = cursor.take(1)[0]
-    return Update(base, size, deltas, codec, cursor.rest())
+    if max(targets, default=0) > MAX_PIECE:
+        raise cursor.fail(f"a piece makes more than {MAX_PIECE} bytes")
+    patches = split_patches(cursor.rest(), codecs)
+    return Update(base, size, deltas, tuple(zip(codecs, targets, patches, strict=True)))
+
+
+def apply_update(update: Update, base: bytes, *, max_memory: int) -> tuple[bytes, bytes]:
+    """Return the description and the deltas frame that an update makes of ``base``.
+
+    Neither is proven: see :func:`split_description` and :func:`require_deltas`.  Raises
+    ChecksumMismatch when ``base`` is another one.
+    """
+    _require(base, update.base, "the description that is here")
+    made = b"".join(
+        piece
+        for codec, target, patch in update.pieces
+        for piece in apply(codec, base, patch, size=target, max_memory=max_memory)
+    )
+    return made[: update.size], made[update.size :]
 
 
 def join_description(index: Index, frame: Callable[[Frame], bytes | None]) -> bytes | None:

@@ -7,7 +7,7 @@ RPM here, or a mirror.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import merge
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ChecksumMismatch, FormatError
 from composer.jigdo.container import (
+    DESCRIPTION,
     TRAILER_SIZE,
     Check,
     Frame,
@@ -28,6 +29,7 @@ from composer.jigdo.container import (
     read_index,
 )
 from composer.jigdo.delta.table import DeltaTable, parse_table
+from composer.jigdo.description import join_description
 from composer.jigdo.encoding import Cursor
 from composer.jigdo.manifest import (
     Contents,
@@ -44,6 +46,8 @@ from composer.ostree.objects import Commit, Header, parse_commit
 _GAP = 2048
 # What is read at once, which is what is in memory at once.
 _RUN, _RUN_UNCOMPRESSED = 1 << 21, 1 << 23
+# A larger description is not held in memory; its next version comes as a whole.
+_MOST_KEPT = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,10 @@ class JigdoSet:
         """Open the set at ``place``; ``known`` has its index and proven frames that are here."""
         self._reader = reader
         self.place = place
-        self.index, self._known = known or (read_index(reader, place), {})
+        self.index, here = known or (read_index(reader, place), {})
+        self._known = dict(here)
+        sizes = [f.uncompressed for kind in DESCRIPTION for f in self.index.of(kind)]
+        self._keeps = sum(sizes) <= _MOST_KEPT
         self.head: Head = parse_head(self._one(Kind.HEAD))
         self._check_numbers()
 
@@ -98,6 +105,21 @@ class JigdoSet:
             key=lambda item: item[0].offset,
         )
 
+    def description(self, frame: Callable[[Frame], bytes | None] | None = None) -> bytes | None:
+        """Return the set's description (docs/format/jigdo.md section 9).
+
+        Frames that were not read are read now, or asked of ``frame``; None when it
+        has not all.
+        """
+
+        def read(wanted: Frame) -> bytes | None:
+            known = self._known.get(wanted.number)
+            if known is None and frame is not None:
+                return frame(wanted)
+            return known if known is not None else next(iter(self.frames([wanted])))[1]
+
+        return join_description(self.index, read)
+
     def _read_run(self, run: list[Frame]) -> list[tuple[Frame, bytes]]:
         start, length = run[0].offset, run[-1].end - run[0].offset
         proven: list[tuple[Frame, bytes]] = []
@@ -111,6 +133,8 @@ class JigdoSet:
                 proven.append((frame, decompress(piece, frame)))
 
         self._reader.read(start, length, prove)
+        if self._keeps:
+            self._known |= {f.number: data for f, data in proven if f.kind in DESCRIPTION}
         return proven
 
     def read_start(self) -> tuple[CommitFrame, list[bytes], tuple[Header, ...], bytes]:

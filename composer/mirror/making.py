@@ -7,19 +7,21 @@ changes an RPM's size and pkgid, so nothing is published before.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ComposerError, FormatError, NotFound
-from composer.jigdo.build import LocalPackage, build_set
+from composer.jigdo.build import LocalPackage, Older, build_set
 from composer.jigdo.container import MAGIC, Kind
+from composer.jigdo.delta.building import DeltaOptions
 from composer.jigdo.local import require_pkgid
 from composer.jigdo.manifest import Head
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import JigdoSet, open_file
+from composer.mirror.publish import DIRECTORY as SETS
 from composer.mirror.publish import describe_set, publish_set
 from composer.mirror.set_rpm import About, build_set_rpm, locate_jigdo, sign_rpm
 from composer.ostree.digests import DigestCache
@@ -30,6 +32,21 @@ from composer.rpm.rpmmd import read_packages
 
 _RPM_MAGIC = b"\xed\xab\xee\xdb"
 _RELEASE = "1"
+_DEFAULT_BASES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaChoice:
+    """What the operator wants of deltas.
+
+    ``bases`` are revisions to ship them from; None is the last few before the commit.  The
+    others are as in :class:`DeltaOptions`.
+    """
+
+    bases: tuple[str, ...] | None = None
+    rpm: str = "auto"
+    budget: int | None = None
+    effort: str = "normal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +63,7 @@ class SetRequest:
     about: About = field(default_factory=About)
     gpg_key: str = ""
     gpg_homedir: Path | None = None
+    deltas: DeltaChoice = DeltaChoice()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +113,7 @@ def make_set(
                 into=stream,
                 cache=DigestCache(request.cachedir / "digests.sqlite"),
                 name=request.name,
+                older=_older(repo, commit, request),
                 report=report,
             )
         head = built.head
@@ -120,9 +139,43 @@ def make_set(
             commit=head.commit,
             timestamp=head.timestamp,
             index=built.index,
+            updates=built.updates,
         )
         entry = publish_set(rpm, entry, request.output, packages=packages)
     return MadeSet(request.output / entry.location, head, entry)
+
+
+def _older(repo: Repository, commit: ObjectChecksum, request: SetRequest) -> Older:
+    """Say what the set ships for clients of older commits."""
+    choice = request.deltas
+    if choice.bases is None:
+        bases = tuple(_ancestors(repo, commit))
+    else:
+        bases = tuple(sorted({repo.require(revision) for revision in choice.bases} - {commit}))
+    options = DeltaOptions(bases, choice.rpm, choice.budget, choice.effort)
+    return Older(options, _descriptions(request.output, bases), request.cachedir / "patches.sqlite")
+
+
+def _ancestors(repo: Repository, commit: ObjectChecksum) -> Iterator[ObjectChecksum]:
+    """Yield the last few commits before ``commit`` that are here whole."""
+    parent = repo.commit(commit).parent
+    for _ in range(_DEFAULT_BASES):
+        if parent is None or not repo.has("commit", parent) or repo.is_partial(parent):
+            return
+        yield parent
+        parent = repo.commit(parent).parent
+
+
+def _descriptions(output: Path, bases: Sequence[ObjectChecksum]) -> Mapping[ObjectChecksum, bytes]:
+    """Read the descriptions of those older sets that the repository still has."""
+    found = {}
+    for path in sorted((output / SETS).glob("*.rpm")) if bases else ():
+        jigdo = open_set(path)
+        if jigdo.head.commit in bases:
+            description = jigdo.description()
+            assert description is not None
+            found[jigdo.head.commit] = description
+    return found
 
 
 def find_packages(places: Sequence[str]) -> list[LocalPackage]:

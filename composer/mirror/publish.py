@@ -28,6 +28,7 @@ from composer.jigdo.pointer import (
     RECORD_TYPE,
     Pointer,
     PointerEntry,
+    UpdatePlace,
     parse_pointer,
 )
 from composer.mirror.set_rpm import locate_jigdo
@@ -56,6 +57,7 @@ def describe_set(
     commit: ObjectChecksum,
     timestamp: int,
     index: IndexPlace,
+    updates: Sequence[UpdatePlace] = (),
 ) -> PointerEntry:
     """Make the pointer's entry for a set from its RPM, as it will be published."""
     offset, length = locate_jigdo(set_rpm)
@@ -70,6 +72,7 @@ def describe_set(
         offset=offset,
         length=length,
         index=index,
+        updates=tuple(updates),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import FormatError
-from composer.jigdo.build import LocalPackage, build_set
+from composer.jigdo.build import LocalPackage, Older, build_set
 from composer.jigdo.container import (
     TRAILER_SIZE,
     Check,
@@ -153,12 +153,20 @@ def build(
     *,
     workers: int = 2,
     deltas: DeltaOptions = NO_DELTAS,
+    descriptions: Mapping[ObjectChecksum, bytes] | None = None,
 ) -> SetOnDisk:
     """Build a set in memory, with the digest cache in ``scratch``."""
     out = io.BytesIO()
     cache = DigestCache(scratch / "digests.sqlite")
     built = build_set(
-        repo, commit, packages, ref=REF, into=out, cache=cache, workers=workers, deltas=deltas
+        repo,
+        commit,
+        packages,
+        ref=REF,
+        into=out,
+        cache=cache,
+        workers=workers,
+        older=Older(deltas, descriptions or {}),
     )
     assert built.index == place_of(out.getvalue())
     return SetOnDisk(repo, commit, tuple(packages), out.getvalue())

@@ -9,8 +9,8 @@ from __future__ import annotations
 import lzma
 from collections.abc import Sequence
 
-from composer.errors import FormatError
-from composer.jigdo.container import Codec
+from composer.errors import BoundExceeded, FormatError
+from composer.jigdo.container import Codec, unpacked
 from composer.jigdo.delta.codecs import CodecNumber
 from composer.jigdo.delta.columns import Streams, pool, unpool
 
@@ -44,13 +44,33 @@ def split_patches(data: bytes, codecs: Sequence[int]) -> list[bytes]:
 
 
 def compress_patches(data: bytes) -> tuple[bytes, Codec, int]:
-    """Compress a frame of patches, or another run of bytes that is read once, with xz."""
-    window = min(max(len(data) - 1, 1).bit_length(), _MOST_WINDOW)
-    window = max(window, _LEAST_WINDOW)
-    filters = [
-        {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << window}
-    ]
-    packed = lzma.compress(data, lzma.FORMAT_XZ, check=lzma.CHECK_NONE, filters=filters)
+    """Compress a frame of patches as ``(bytes, codec, window)``."""
+    window = _window(data)
+    packed = _xz(data, window)
     if len(packed) >= len(data):
         return data, Codec.STORED, 0
     return packed, Codec.XZ, window
+
+
+def compress_update(data: bytes) -> bytes:
+    """Compress an update, which is always one xz stream."""
+    return _xz(data, _window(data))
+
+
+def decompress_update(packed: bytes, *, size: int) -> bytes:
+    """Undo :func:`compress_update`, up to ``size`` bytes; raises BoundExceeded, FormatError."""
+    data = bytearray()
+    for piece in unpacked((packed,), Codec.XZ, _MOST_WINDOW, "update"):
+        data += piece
+        if len(data) > size:
+            raise BoundExceeded(what="update", bound=size)
+    return bytes(data)
+
+
+def _window(data: bytes) -> int:
+    return max(_LEAST_WINDOW, min(max(len(data) - 1, 1).bit_length(), _MOST_WINDOW))
+
+
+def _xz(data: bytes, window: int) -> bytes:
+    lzma2 = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << window}
+    return lzma.compress(data, lzma.FORMAT_XZ, check=lzma.CHECK_NONE, filters=[lzma2])
