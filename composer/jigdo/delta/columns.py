@@ -1,0 +1,359 @@
+"""The patch format: copies from a base, corrections to them, and literal bytes, in columns.
+
+docs/format/delta.md section 2 is the reference.  A patch says where the target
+equals the base (perhaps but for single bytes) and holds what is new.  Nothing
+in it is compressed: like stands beside like, so that many patches compress well
+together, and better still after :func:`pool`.
+
+Whoever finds the matches (HDiffPatch, bsdiff, librsync), this is how they are
+written and the only way they are applied; so a patch from afar meets no C code
+but numpy's array operations on ranges that were checked.  Memory of
+:func:`apply` does not grow with base, target or patch: all go by in pieces.
+
+numpy is imported where it is used: commands that handle no delta never load it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from composer.errors import FormatError
+from composer.jigdo.encoding import Cursor, uvarint
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[Any]
+
+#: Targets of one patch are smaller than this, so that sums of block values fit 63 bits.
+SIZE_LIMIT = 1 << 40
+PIECE = 1 << 20
+_BLOCK = 1 << 16
+_HEADER_LIMIT = 36
+
+#: Working memory of :func:`apply` and :func:`covered`, measured and rounded up.
+WORKING_MEMORY = 48 << 20
+
+
+class Base(Protocol):
+    """What a patch is applied to: bytes, a mapped file, or a :class:`FileBase`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, where: slice, /) -> bytes | bytearray | memoryview: ...
+
+
+class FileBase:
+    """A base that is read from an open file where it is needed, without mapping it."""
+
+    __slots__ = ("_fd", "_size")
+
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd, self._size = fd, size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, where: slice, /) -> bytes:
+        start, stop, _ = where.indices(self._size)
+        return os.pread(self._fd, max(0, stop - start), start)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """``length`` bytes that the target takes from ``base`` offset, after ``literal`` new bytes."""
+
+    literal: int
+    length: int
+    base: int
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """The four columns of a patch."""
+
+    control: bytes
+    runs: bytes
+    values: bytes
+    literals: bytes
+
+    def join(self) -> bytes:
+        """Return the patch that holds these columns."""
+        sizes = map(uvarint, (len(self.control), len(self.runs), len(self.values)))
+        return b"".join((*sizes, self.control, self.runs, self.values, self.literals))
+
+    @classmethod
+    def split(cls, patch: bytes) -> Streams:
+        """Take a patch apart; raises FormatError when it is too short for what it claims."""
+        cursor = Cursor(patch[:_HEADER_LIMIT], "delta")
+        sizes = cursor.uvarints(3)
+        body = memoryview(patch)[sum(len(uvarint(size)) for size in sizes) :]
+        if sum(sizes) > len(body):
+            raise _wrong("its columns are longer than the patch")
+        cuts = [0, sizes[0], sizes[0] + sizes[1], sum(sizes), len(body)]
+        return cls(*(bytes(body[a:b]) for a, b in itertools.pairwise(cuts)))
+
+
+def _wrong(reason: str) -> FormatError:
+    return FormatError(f"delta: {reason}", hint="the set is damaged or not genuine")
+
+
+def encode(base: bytes, target: bytes, copies: Iterable[Copy]) -> bytes:
+    """Write the patch that makes ``target`` from ``base`` with these copies, in target order.
+
+    Copies need not be exact: bytes that differ become corrections.
+    """
+    import numpy
+
+    old, new = numpy.frombuffer(base, numpy.uint8), numpy.frombuffer(target, numpy.uint8)
+    difference = numpy.zeros(len(target), numpy.uint8)
+    control: list[int] = []
+    literals: list[bytes] = []
+    at = previous = 0
+    for copy in copies:
+        literals.append(target[at : at + copy.literal])
+        at += copy.literal
+        end = at + copy.length
+        numpy.subtract(
+            new[at:end], old[copy.base : copy.base + copy.length], out=difference[at:end]
+        )
+        offset = copy.base - previous
+        control += copy.literal, copy.length, offset << 1 if offset >= 0 else (-offset << 1) - 1
+        at, previous = end, copy.base + copy.length
+    literals.append(target[at:])
+    runs, values = _corrections(difference)
+    return Streams(
+        _write_numbers(numpy.array(control, numpy.int64)), runs, values, b"".join(literals)
+    ).join()
+
+
+def _corrections(difference: Numbers) -> tuple[bytes, bytes]:
+    """Return the run column (equal bytes, differing bytes, and so on) and the differences."""
+    import numpy
+
+    where = numpy.flatnonzero(difference)
+    if not len(where):
+        return b"", b""
+    breaks = numpy.flatnonzero(numpy.diff(where) > 1)
+    starts = where[numpy.concatenate(([0], breaks + 1))]
+    ends = where[numpy.concatenate((breaks, [len(where) - 1]))] + 1
+    pairs = numpy.empty(2 * len(starts), numpy.int64)
+    pairs[0::2] = starts
+    pairs[2::2] -= ends[:-1]
+    pairs[1::2] = ends - starts
+    return _write_numbers(pairs), difference[where].tobytes()
+
+
+def _write_numbers(values: Numbers) -> bytes:
+    """Encode a column of unsigned integers; the same bytes as ``encoding.uvarints``."""
+    import numpy
+
+    if not len(values):
+        return b""
+    rest = values.astype(numpy.uint64)
+    widths = numpy.ones(len(rest), numpy.int64)
+    shifted = rest >> numpy.uint64(7)
+    while shifted.any():
+        widths += shifted > 0
+        shifted >>= numpy.uint64(7)
+    starts = numpy.cumsum(widths) - widths
+    out = numpy.zeros(int(widths.sum()), numpy.uint8)
+    for place in range(int(widths.max())):
+        here = widths > place
+        more = numpy.where(widths[here] > place + 1, 0x80, 0).astype(numpy.uint8)
+        low = (rest[here] >> numpy.uint64(7 * place)) & numpy.uint64(0x7F)
+        out[starts[here] + place] = low.astype(numpy.uint8) | more
+    return out.tobytes()
+
+
+def _read_numbers(column: bytes, width: int, limit: int) -> Iterator[Numbers]:
+    """Yield blocks of rows of ``width`` integers; raises FormatError for one above ``limit``."""
+    import numpy
+
+    data = numpy.frombuffer(column, numpy.uint8)
+    if not len(data):
+        return
+    if data[-1] > 0x7F:
+        raise _wrong("a column ends in the middle of a value")
+    at = 0
+    while at < len(data):
+        block = data[at : at + _BLOCK]
+        ends = numpy.flatnonzero(block < 0x80)
+        ends = ends[: len(ends) - len(ends) % width]
+        if not len(ends):
+            raise _wrong("a column ends in the middle of a row, or an integer is too large")
+        block = block[: ends[-1] + 1]
+        yield _numbers(block, ends, limit).reshape(-1, width)
+        at += len(block)
+
+
+def _numbers(block: Numbers, ends: Numbers, limit: int) -> Numbers:
+    import numpy
+
+    starts = numpy.concatenate(([0], ends[:-1] + 1))
+    widths = ends - starts + 1
+    longest = int(widths.max())
+    if longest > 9:
+        raise _wrong("an integer is too large")
+    if ((block[ends] == 0) & (widths > 1)).any():
+        raise _wrong("an integer is not in its shortest form")
+    values = (block[starts] & 0x7F).astype(numpy.int64)
+    for place in range(1, longest):
+        here = numpy.flatnonzero(widths > place)
+        values[here] |= (block[starts[here] + place] & 0x7F).astype(numpy.int64) << (7 * place)
+    if int(values.max()) > limit:
+        raise _wrong("a length or an offset is beyond what base and target hold")
+    return values
+
+
+class _Corrector:
+    """Adds the corrections to pieces of the target as they go by."""
+
+    def __init__(self, streams: Streams, size: int) -> None:
+        import numpy
+
+        self._blocks = _read_numbers(streams.runs, 2, size)
+        self._values = numpy.frombuffer(streams.values, numpy.uint8)
+        self._size = size
+        self._end = 0
+        self._starts: Numbers = numpy.zeros(0, numpy.int64)
+        self._ends: Numbers = self._starts
+        self._used = 0
+
+    def _next_block(self) -> bool:
+        import numpy
+
+        rows = next(self._blocks, None)
+        if rows is None:
+            return False
+        ends = numpy.cumsum(rows.reshape(-1))[1::2] + self._end
+        self._end = int(ends[-1])
+        # Each value is at most `size`, so a block's sum cannot have wrapped.
+        if self._end > self._size:
+            raise _wrong("corrections past the end of the target")
+        self._starts, self._ends = ends - rows[:, 1], ends
+        return True
+
+    def correct(self, piece: Numbers, at: int) -> None:
+        """Correct ``piece``, which stands at offset ``at`` of the target."""
+        stop = at + len(piece)
+        while True:
+            count = int(self._starts.searchsorted(stop))
+            if count:
+                self._add(
+                    piece, at, self._starts[:count].clip(at), self._ends[:count].clip(at, stop)
+                )
+            done = int(self._ends.searchsorted(stop, side="right"))
+            self._starts, self._ends = self._starts[done:], self._ends[done:]
+            if len(self._starts) or not self._next_block():
+                return
+
+    def _add(self, piece: Numbers, at: int, starts: Numbers, ends: Numbers) -> None:
+        import numpy
+
+        lengths = ends - starts
+        total = int(lengths.sum())
+        if self._used + total > len(self._values):
+            raise _wrong("more corrections than it has values for")
+        before = numpy.cumsum(lengths) - lengths
+        where = numpy.repeat(starts - at - before, lengths) + numpy.arange(total)
+        piece[where] += self._values[self._used : self._used + total]
+        self._used += total
+
+    def finish(self) -> None:
+        """Require that all was used."""
+        if len(self._starts) or self._next_block() or self._used != len(self._values):
+            raise _wrong("has corrections left over")
+
+
+def apply(base: Base, patch: bytes, *, size: int) -> Iterator[bytes]:
+    """Yield the ``size`` bytes that the patch makes of ``base``, about a MiB at a time.
+
+    Raises FormatError, perhaps after some pieces, when the patch is damaged or
+    does not make exactly ``size`` bytes.  Whether they are the right bytes only
+    the target's digest tells: any base that is long enough gives something.
+    """
+    import numpy
+
+    if not 0 <= size < SIZE_LIMIT:
+        raise _wrong(f"a target of {size} bytes")
+    streams = Streams.split(patch)
+    corrector = _Corrector(streams, size)
+    at = 0
+    for raw in _gather(_pieces(base, streams, size)):
+        piece = numpy.frombuffer(raw, numpy.uint8)
+        corrector.correct(piece, at)
+        at += len(piece)
+        yield piece.tobytes()
+    corrector.finish()
+    if at != size:
+        raise _wrong(f"makes {at} bytes where {size} were declared")
+
+
+def _gather(parts: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytearray]:
+    """Lay parts of at most PIECE bytes together until they are PIECE bytes or more."""
+    piece = bytearray()
+    for part in parts:
+        piece += part
+        if len(piece) >= PIECE:
+            yield piece
+            piece = bytearray()
+    if piece:
+        yield piece
+
+
+def _pieces(base: Base, streams: Streams, size: int) -> Iterator[bytes | bytearray | memoryview]:
+    """Yield literals and uncorrected copies in target order, none longer than PIECE."""
+    literals, used, offset, made = memoryview(streams.literals), 0, 0, 0
+    limit = len(base)
+    for rows in _read_numbers(streams.control, 3, 2 * max(size, limit)):
+        for literal, length, step in rows.tolist():
+            made += literal + length
+            offset += step >> 1 if not step & 1 else -((step + 1) >> 1)
+            if offset < 0 or offset + length > limit:
+                raise _wrong("copies from outside its base")
+            if made > size or used + literal > len(literals):
+                raise _wrong("makes more than the declared size, or lacks literal bytes")
+            yield from _cut(literals, used, literal)
+            used += literal
+            yield from _cut(base, offset, length)
+            offset += length
+    if made + len(literals) - used != size:
+        raise _wrong("does not make the declared size")
+    yield from _cut(literals, used, len(literals) - used)
+
+
+def _cut(source: Base, start: int, length: int) -> Iterator[bytes | bytearray | memoryview]:
+    if 0 < length <= PIECE:
+        yield source[start : start + length]
+        return
+    for at in range(start, start + length, PIECE):
+        yield source[at : min(at + PIECE, start + length)]
+
+
+def pool(patches: Sequence[bytes]) -> bytes:
+    """Lay patches together, column by column, so that one compressor sees like beside like.
+
+    The inverse is :func:`unpool`.  Measured on a kernel's modules: 2.4% smaller under
+    xz than the same patches one after the other.
+    """
+    parts = [Streams.split(patch) for patch in patches]
+    head = [uvarint(len(parts))]
+    for name in ("control", "runs", "values", "literals"):
+        head += [uvarint(len(getattr(part, name))) for part in parts]
+    for name in ("control", "runs", "values", "literals"):
+        head += [getattr(part, name) for part in parts]
+    return b"".join(head)
+
+
+def unpool(data: bytes) -> list[bytes]:
+    """Return the patches that :func:`pool` laid together; raises FormatError."""
+    cursor = Cursor(data, "pool of deltas")
+    count = cursor.count(least=4)
+    sizes = [cursor.uvarints(count) for _ in range(4)]
+    columns = [[cursor.take(size) for size in column] for column in sizes]
+    cursor.end()
+    return [Streams(*streams).join() for streams in zip(*columns, strict=True)]

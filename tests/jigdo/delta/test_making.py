@@ -1,0 +1,202 @@
+"""Patches are made on all cores, whatever a codec does to its process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from composer.errors import ComposerError
+from composer.jigdo.delta import codecs
+from composer.jigdo.delta.making import Limits, Pair, Patch, best_patches
+from composer.progress import Step
+from tests.jigdo.delta.contents import revised
+
+
+class _Named:
+    number = codecs.CodecNumber.BSDIFF
+
+    def _is_meant(self, target: bytes) -> bool:
+        return target.startswith(b"trap")
+
+    def make(self, base: bytes, target: bytes) -> bytes:
+        if self._is_meant(target):
+            self.trap()
+        return codecs.HDiff().make(base, target)
+
+    def trap(self) -> None:
+        raise NotImplementedError
+
+
+class _Aborts(_Named):
+    def trap(self) -> None:
+        os.abort()
+
+
+class _Exits(_Named):
+    def trap(self) -> None:
+        os._exit(0)
+
+
+class _Spins(_Named):
+    def trap(self) -> None:
+        while True:
+            pass
+
+
+class _Sleeps(_Named):
+    def trap(self) -> None:
+        time.sleep(1000)
+
+
+class _Eats(_Named):
+    def trap(self) -> None:
+        eaten = []
+        while True:
+            eaten.append(bytes(1 << 26))
+
+
+class _Lies(_Named):
+    def make(self, base: bytes, target: bytes) -> bytes:
+        other = target[:-1] + bytes([target[-1] ^ 1])
+        return codecs.HDiff().make(base, other)
+
+
+def _source(seed: int, which: int, prefix: bytes = b"") -> bytes:
+    return prefix + revised(seed, 6000)[which]
+
+
+def _pairs(count: int, trap_at: int | None = None) -> Iterator[Pair]:
+    for number in range(count):
+        prefix = b"trap" if number == trap_at else b""
+        yield Pair(number, partial(_source, number, 0), partial(_source, number, 1, prefix))
+
+
+def _applied(patch: Patch, base: bytes) -> bytes:
+    return b"".join(
+        piece
+        for part in patch.parts
+        for piece in codecs.apply(
+            patch.codec, base, part.data, size=part.length, max_memory=1 << 30
+        )
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_results_come_in_order_and_do_not_depend_on_workers(workers: int) -> None:
+    made = list(best_patches(_pairs(12), workers=workers, effort="high"))
+    assert [patch.key for patch in made] == list(range(12))
+    for patch in made:
+        assert _applied(patch, _source(patch.key, 0)) == _source(patch.key, 1)
+        assert not patch.lost
+    assert made == list(best_patches(_pairs(12), workers=1, effort="high"))
+
+
+@pytest.mark.parametrize(
+    ("codec", "why"),
+    [
+        (_Aborts, "killed by SIGABRT"),
+        (_Exits, "ended with status 0"),
+        (_Spins, "took too much CPU time|no answer in time"),
+        (_Sleeps, "no answer in time"),
+        (_Eats, "MemoryError|killed by"),
+    ],
+)
+def test_codec_that_fails_costs_itself_and_not_the_build(codec: type[_Named], why: str) -> None:
+    limits = Limits(
+        memory=1 << 30,
+        cpu_seconds=1,
+        cpu_seconds_per_mib=0,
+        wall_factor=1 if codec is _Sleeps else 5,
+    )
+    makers = (codec(), codecs.HDiff())
+    made = list(best_patches(_pairs(5, trap_at=2), workers=2, makers=makers, limits=limits))
+    assert [patch.key for patch in made] == list(range(5))
+    assert [bool(patch.lost) for patch in made] == [False, False, True, False, False]
+    (lost,) = made[2].lost
+    name, _, reason = lost.partition(": ")
+    assert name == codec.__name__.lower()
+    assert any(part in reason for part in why.split("|")), reason
+    assert made[2].codec == codecs.CodecNumber.HDIFF
+    assert _applied(made[2], _source(2, 0)) == b"trap" + _source(2, 1)
+
+
+def test_last_codec_that_fails_leaves_the_content_whole() -> None:
+    (patch,) = best_patches(_pairs(1, trap_at=0), workers=1, makers=(_Aborts(),))
+    assert patch.codec == codecs.CodecNumber.FULL
+    assert b"".join(part.data for part in patch.parts) == b"trap" + _source(0, 1)
+
+
+def test_patch_that_makes_something_else_does_not_count() -> None:
+    (patch,) = best_patches(_pairs(1), workers=1, makers=(_Lies(),))
+    assert patch.codec == codecs.CodecNumber.FULL
+    assert patch.lost == ("_lies: ValueError: the patch does not make the target",)
+
+
+def test_content_that_shares_nothing_travels_whole() -> None:
+    pair = Pair("x", partial(_source, 1, 0), b"something else altogether")
+    (patch,) = best_patches([pair], workers=1)
+    assert (patch.codec, patch.parts[0].data) == (codecs.CodecNumber.FULL, pair.target)
+
+
+def test_empty_target_and_empty_base_are_ordinary() -> None:
+    pairs = [Pair("target", b"abc", b""), Pair("base", b"", b"abc"), Pair("both", b"", b"")]
+    for patch, pair in zip(best_patches(pairs, workers=1, effort="high"), pairs, strict=True):
+        assert not patch.lost
+        assert _applied(patch, pair.base) == pair.target  # type: ignore[arg-type]
+
+
+def test_unreadable_source_stops_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ComposerError, match="the missing one") as caught:
+        list(best_patches([Pair("the missing one", tmp_path / "no", b"x")], workers=1))
+    assert "FileNotFoundError" in caught.value.details[0]
+
+
+def test_large_target_is_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The worker imports the module anew: call what it calls.
+    from composer.jigdo.delta import making
+
+    monkeypatch.setattr(making, "PART", 1000)
+    base, target = revised(9, 3500)
+    parts = tuple(making._parts(codecs.HDiff(), base, target))
+    assert [part.length for part in parts] == [1000, 1000, 1000, len(target) - 3000]
+    assert _applied(Patch("k", 1, parts, 0), base) == target
+
+
+def test_progress_counts_and_workers_are_gone_at_the_end() -> None:
+    import multiprocessing
+
+    steps: list[Step] = []
+    made = best_patches(_pairs(4), workers=2, report=steps.append, total=4)
+    next(made)
+    assert multiprocessing.active_children()
+    list(made)
+    assert [(step.done, step.total) for step in steps] == [(n, 4) for n in (1, 2, 3, 4)]
+    assert not multiprocessing.active_children()
+
+
+def test_workers_are_gone_when_the_caller_stops_early() -> None:
+    import multiprocessing
+
+    made = best_patches(_pairs(40), workers=2)
+    next(made)
+    made.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+
+
+def test_worker_killed_from_outside_is_replaced() -> None:
+    import multiprocessing
+
+    made = best_patches(_pairs(30), workers=1)
+    results = [next(made)]
+    (child,) = multiprocessing.active_children()
+    assert child.pid
+    os.kill(child.pid, signal.SIGKILL)
+    results += made
+    assert [patch.key for patch in results] == list(range(30))
+    assert sum(len(patch.lost) for patch in results) <= 1
