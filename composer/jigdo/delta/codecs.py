@@ -166,7 +166,7 @@ def memory(codec: int, base_size: int, size: int, patch_size: int) -> int:
     Raises FormatError for a number that is no codec's.
     """
     if codec == CodecNumber.FULL:
-        return patch_size + columns.PIECE
+        return patch_size + 4 * columns.PIECE
     if codec == CodecNumber.ZSTD:
         window = 1 << _window_log(base_size + size)
         return 2 * base_size + window + patch_size + (8 << 20)
