@@ -19,6 +19,7 @@ from __future__ import annotations
 import bz2
 import lzma
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -27,6 +28,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cache
 from typing import Any, BinaryIO, cast
 
 from composer.errors import FormatError, VerificationFailed
@@ -68,13 +70,15 @@ class Packer(IntEnum):
     LIBLZMA = 3
     LIBZSTD = 4
     LIBBZ2 = 5
+    ZSTD_PROGRAM = 6
+    XZ_PROGRAM = 7
 
 
 _PACKERS = {
     Kind.VERBATIM: {Packer.NONE},
     Kind.GZIP: {Packer.NONE, Packer.GNU_GZIP, Packer.ZLIB},
-    Kind.XZ: {Packer.NONE, Packer.LIBLZMA},
-    Kind.ZSTD: {Packer.NONE, Packer.LIBZSTD},
+    Kind.XZ: {Packer.NONE, Packer.LIBLZMA, Packer.XZ_PROGRAM},
+    Kind.ZSTD: {Packer.NONE, Packer.LIBZSTD, Packer.ZSTD_PROGRAM},
     Kind.BZIP2: {Packer.NONE, Packer.LIBBZ2},
 }
 
@@ -82,15 +86,19 @@ _PACKERS = {
 _COST = {
     Packer.GNU_GZIP: {1: 0.01, 6: 0.025, 9: 0.05},
     Packer.ZLIB: {1: 0.006, 6: 0.015, 9: 0.03},
+    Packer.XZ_PROGRAM: {0: 0.025, 2: 0.07, 3: 0.09, 5: 0.15, 9: 0.2},
     Packer.LIBLZMA: {0: 0.025, 2: 0.07, 3: 0.09, 5: 0.15, 9: 0.2},
     Packer.LIBZSTD: {3: 0.002, 9: 0.007, 12: 0.02, 15: 0.06, 22: 0.2},
     Packer.LIBBZ2: {9: 0.035},
+    Packer.ZSTD_PROGRAM: {3: 0.002, 9: 0.007, 12: 0.02, 15: 0.06, 22: 0.2},
 }
 _OPENING_COST = {Kind.GZIP: 0.006, Kind.XZ: 0.01, Kind.ZSTD: 0.002, Kind.BZIP2: 0.02}
 _PROCESS_COST = 0.003
+_PROGRAMS = {Packer.GNU_GZIP: "gzip", Packer.ZSTD_PROGRAM: "zstd", Packer.XZ_PROGRAM: "xz"}
 
-_X86, _EXTREME = lzma.FILTER_X86, 0x80
-_BCJ_FILTERS = {4: lzma.FILTER_X86, 5: 5, 6: 6, 7: 7, 8: 8, 9: 9}
+_EXTREME = 0x80
+_XZ_CHECKS = {0: "none", 1: "crc32", 4: "crc64", 10: "sha256"}
+_XZ_FILTERS = {4: "x86", 5: "powerpc", 6: "ia64", 7: "arm", 8: "armthumb", 9: "sparc"}
 _ZSTD_SIZED, _ZSTD_CHECKED, _ZSTD_THREADED = 1, 2, 4
 
 
@@ -160,8 +168,11 @@ class Segment:
         """Bytes of working memory to open and to pack this segment, whichever is more."""
         opening = self.window + (4 << 20)
         if self.packer == Packer.LIBLZMA:
-            return opening + _lzma_memory(self.options[1], self.level)
-        if self.packer == Packer.LIBZSTD:
+            return opening + _lzma_memory(self.options[1])
+        if self.packer == Packer.XZ_PROGRAM:
+            # Two threads, each with blocks of three dictionaries in and out.
+            return opening + 2 * _lzma_memory(self.options[1]) + 12 * max(self.options[1], 1 << 20)
+        if self.packer in (Packer.LIBZSTD, Packer.ZSTD_PROGRAM):
             return opening + _zstd_memory(self)
         return opening + (16 << 20)
 
@@ -174,7 +185,7 @@ class Segment:
         seconds += next(
             (cost for most, cost in table.items() if level <= most), 0.2 if table else 0
         )
-        start = _PROCESS_COST if self.packer == Packer.GNU_GZIP else 0.0
+        start = _PROCESS_COST if self.packer in _PROGRAMS else 0.0
         return start + seconds * self.inner / (1 << 20)
 
 
@@ -188,28 +199,28 @@ def _sound(segment: Segment) -> bool:
             return 1 <= level <= 9 and len(options) == 1 and 1 <= options[0] <= 9
         case Packer.LIBBZ2:
             return 1 <= level <= 9 and not options
-        case Packer.LIBLZMA:
+        case Packer.LIBLZMA | Packer.XZ_PROGRAM:
             return (
                 level & ~_EXTREME <= 9
                 and len(options) == 4
-                and options[0] in (0, 1, 4, 10)
+                and options[0] in _XZ_CHECKS
                 and 4096 <= options[1] <= 1536 << 20
-                and options[2] in (0, *_BCJ_FILTERS)
+                and options[2] in (0, *_XZ_FILTERS)
                 and options[3] < 225
                 and options[3] % 9 + options[3] // 9 % 5 <= 4
             )
-        case Packer.LIBZSTD:
+        case Packer.LIBZSTD | Packer.ZSTD_PROGRAM:
             return 1 <= level <= 22 and len(options) == 1 and options[0] <= 7
     return False
 
 
-def _lzma_memory(dictionary: int, level: int) -> int:
+def _lzma_memory(dictionary: int) -> int:
     # bt4, as levels 4 to 9 have it: 11.5 bytes per byte of dictionary; fewer below that.
     return dictionary * 23 // 2 + (16 << 20)
 
 
 def _zstd_memory(segment: Segment) -> int:
-    parameters = _zstd_parameters(segment)
+    parameters = _zstd_parameters(segment, threads=0)  # libzstd gives no estimate with threads
     context = int(parameters.estimated_compression_context_size())
     # Threaded, it also holds jobs of four windows, in and out.
     threaded = segment.options[0] & _ZSTD_THREADED
@@ -270,22 +281,35 @@ class Recipe:
     def obstacle(self) -> str:
         """Return why this machine's packers would not give the same bytes; empty: they should."""
         for segment in self.segments:
-            here = _versions().get(segment.packer, "")
-            if segment.packer == Packer.GNU_GZIP and shutil.which("gzip") is None:
-                return "the program gzip is not installed"
-            if segment.version and segment.version != here:
+            program = _PROGRAMS.get(segment.packer)
+            if program and shutil.which(program) is None:
+                return f"the program {program} is not installed"
+            here = _version(segment.packer)
+            if segment.version != here:
                 return f"{segment.packer.name} {segment.version} is needed, here is {here}"
         return ""
 
 
-def _versions() -> dict[Packer, str]:
-    """Return the versions of the libraries whose output depends on them."""
-    import zstandard
+def _version(packer: Packer) -> str:
+    """Return the version that the packer's output depends on; empty where it does on none."""
+    if packer == Packer.ZLIB:
+        return zlib.ZLIB_RUNTIME_VERSION
+    if packer == Packer.ZSTD_PROGRAM:
+        return _zstd_program_version(shutil.which("zstd"))
+    if packer == Packer.LIBZSTD:
+        import zstandard
 
-    return {
-        Packer.ZLIB: zlib.ZLIB_RUNTIME_VERSION,
-        Packer.LIBZSTD: ".".join(map(str, zstandard.ZSTD_VERSION)),
-    }
+        return ".".join(map(str, zstandard.ZSTD_VERSION))
+    return ""
+
+
+@cache
+def _zstd_program_version(path: str | None) -> str:
+    if path is None:
+        return ""
+    done = subprocess.run([path, "--version"], capture_output=True, check=False)
+    found = re.search(rb"v(\d+\.\d+\.\d+)", done.stdout)
+    return found[1].decode() if found else ""
 
 
 # ---------------------------------------------------------------- finding the streams
@@ -469,7 +493,7 @@ def _xz_filters(head: bytes) -> tuple[int, int, int] | None:
                 first = head[12 + length : 12 + length + 6]
                 known = len(first) == 6 and first[0] >= 0xC0
                 return bcj, dictionary, first[5] if known else 93
-            if bcj or number not in _BCJ_FILTERS or properties:
+            if bcj or number not in _XZ_FILTERS or properties:
                 return None
             bcj = number
     except FormatError:
@@ -667,7 +691,7 @@ def _gzip_candidates(segment: Segment, head: bytes) -> Iterator[Segment]:
                 packer=Packer.ZLIB,
                 level=level,
                 options=(memory_level,),
-                version=_versions()[Packer.ZLIB],
+                version=_version(Packer.ZLIB),
             )
 
 
@@ -691,10 +715,12 @@ def _xz_candidates(segment: Segment, head: bytes) -> Iterator[Segment]:
     if filters is None:
         return
     bcj, dictionary, properties = filters
+    # Sizes in a block's header: the program wrote it, with threads.
+    packer = Packer.XZ_PROGRAM if head[13] & 0xC0 else Packer.LIBLZMA
     for level in (6, 9 | _EXTREME, 4, 3, 2, 1, 0, 5, 3 | _EXTREME, 5 | _EXTREME, 0 | _EXTREME):
         candidate = replace(
             segment,
-            packer=Packer.LIBLZMA,
+            packer=packer,
             level=level,
             options=(head[7], dictionary, bcj, properties),
         )
@@ -710,15 +736,25 @@ def _zstd_candidates(segment: Segment, head: bytes) -> Iterator[Segment]:
         return
     sized = claimed.content_size == segment.inner and (claimed.content_size or head[4] & 0x20)
     flags = (_ZSTD_SIZED if sized else 0) | (_ZSTD_CHECKED if claimed.has_checksum else 0)
-    for threaded in (0, _ZSTD_THREADED):
-        for level in (19, 3, 15, 22, *(n for n in range(1, 22) if n not in (19, 3, 15))):
-            yield replace(
+    # One block that differs ends a trial, but with threads a whole job comes at once:
+    # those levels only that somebody uses (dracut, kmod, the programs' defaults).
+    for packer, threaded, levels in (
+        (Packer.LIBZSTD, 0, (19, 3, 15, 22, *range(1, 19))),
+        (Packer.ZSTD_PROGRAM, _ZSTD_THREADED, (19, 3, 15, 22)),
+        (Packer.LIBZSTD, _ZSTD_THREADED, (19, 3, 15, 22)),
+    ):
+        version = _version(packer)
+        for level in levels:
+            candidate = replace(
                 segment,
-                packer=Packer.LIBZSTD,
+                packer=packer,
                 level=level,
                 options=(flags | threaded,),
-                version=_versions()[Packer.LIBZSTD],
+                version=version,
             )
+            window = 1 << _zstd_parameters(candidate).window_log
+            if version and (sized or window == claimed.window_size):
+                yield candidate
 
 
 # ---------------------------------------------------------------- opening and packing
@@ -818,6 +854,8 @@ def _pack(segment: Segment, pieces: Iterator[bytes]) -> Generator[bytes, None, N
         Packer.LIBLZMA: _pack_xz,
         Packer.LIBZSTD: _pack_zstd,
         Packer.LIBBZ2: _pack_bzip2,
+        Packer.ZSTD_PROGRAM: _pack_zstd_program,
+        Packer.XZ_PROGRAM: _pack_xz_program,
     }
     yield from packers[segment.packer](segment, pieces)
 
@@ -906,7 +944,7 @@ def _through(argv: list[str], pieces: Iterator[bytes]) -> Iterator[bytes]:
 def _pack_xz(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
     check, dictionary, bcj, properties = segment.options
     preset = segment.level & ~_EXTREME | (lzma.PRESET_EXTREME if segment.level & _EXTREME else 0)
-    filters: list[dict[str, int]] = [{"id": _BCJ_FILTERS[bcj]}] if bcj else []
+    filters: list[dict[str, int]] = [{"id": bcj}] if bcj else []
     filters.append(
         {
             "id": lzma.FILTER_LZMA2,
@@ -925,7 +963,18 @@ def _pack_xz(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
         raise PacksDifferently(f"liblzma: {error}") from None
 
 
-def _zstd_parameters(segment: Segment) -> Any:
+def _pack_xz_program(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    check, dictionary, bcj, properties = segment.options
+    preset = f"{segment.level & ~_EXTREME}" + ("e" if segment.level & _EXTREME else "")
+    argv = ["xz", "-q", "-c", "--format=xz", "-T2", f"--check={_XZ_CHECKS[check]}"]
+    if bcj:
+        argv.append(f"--{_XZ_FILTERS[bcj]}")
+    lc, lp, pb = properties % 9, properties // 9 % 5, properties // 45
+    argv.append(f"--lzma2=preset={preset},dict={dictionary},lc={lc},lp={lp},pb={pb}")
+    yield from _through(argv, pieces)
+
+
+def _zstd_parameters(segment: Segment, *, threads: int | None = None) -> Any:
     import zstandard
 
     (flags,) = segment.options
@@ -936,7 +985,7 @@ def _zstd_parameters(segment: Segment) -> Any:
         write_content_size=int(sized),
         write_checksum=int(bool(flags & _ZSTD_CHECKED)),
         write_dict_id=0,
-        threads=1 if flags & _ZSTD_THREADED else 0,
+        threads=flags & _ZSTD_THREADED and 1 if threads is None else threads,
     )
 
 
@@ -951,6 +1000,17 @@ def _pack_zstd(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield encoder.flush()
     except zstandard.ZstdError as error:
         raise PacksDifferently(f"libzstd: {error}") from None
+
+
+def _pack_zstd_program(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    (flags,) = segment.options
+    # Two threads give the bytes of any number of threads, but for none.
+    argv = ["zstd", "-q", "-c", "--ultra", f"-{segment.level}"]
+    argv.append("-T2" if flags & _ZSTD_THREADED else "--single-thread")
+    argv.append("--check" if flags & _ZSTD_CHECKED else "--no-check")
+    if flags & _ZSTD_SIZED:
+        argv.append(f"--stream-size={segment.inner}")
+    yield from _through(argv, pieces)
 
 
 def _pack_bzip2(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -35,7 +35,7 @@ class CodecNumber(IntEnum):
 
 
 #: Larger targets are made part by part, each with a patch of its own.
-PART = 16 << 20
+PART = 128 << 20
 #: Beyond base and target of this size together, the zstd codec is not tried: it
 #: is the one whose memory grows with its base.
 ZSTD_LIMIT = 48 << 20
@@ -166,7 +166,7 @@ def memory(codec: int, base_size: int, size: int, patch_size: int) -> int:
     Raises FormatError for a number that is no codec's.
     """
     if codec == CodecNumber.FULL:
-        return patch_size + columns.PIECE
+        return patch_size + 4 * columns.PIECE
     if codec == CodecNumber.ZSTD:
         window = 1 << _window_log(base_size + size)
         return 2 * base_size + window + patch_size + (8 << 20)

@@ -18,11 +18,11 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from composer.errors import FormatError
-from composer.jigdo.encoding import Cursor, uvarint
+from composer.jigdo.encoding import Cursor, svarints, uvarint, uvarints
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -332,6 +332,19 @@ def _cut(source: Base, start: int, length: int) -> Iterator[bytes | bytearray | 
         return
     for at in range(start, start + length, PIECE):
         yield source[at : min(at + PIECE, start + length)]
+
+
+def rebased(patch: bytes, offset: int) -> bytes:
+    """Return the patch for a base of which ``patch``'s own base is what begins at ``offset``."""
+    streams = Streams.split(patch)
+    if not streams.control or not offset:
+        return patch
+    cursor = Cursor(streams.control, "delta")
+    literal, length = cursor.uvarints(2)
+    (step,) = cursor.svarints(1)
+    first = uvarints((literal, length)) + svarints((step + offset,))
+    old = len(uvarints((literal, length)) + svarints((step,)))
+    return replace(streams, control=first + streams.control[old:]).join()
 
 
 def pool(patches: Sequence[bytes]) -> bytes:

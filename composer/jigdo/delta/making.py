@@ -16,7 +16,9 @@ builds differ.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import multiprocessing
+import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from composer.errors import ComposerError
-from composer.jigdo.delta import codecs
+from composer.jigdo.delta import codecs, columns
 from composer.jigdo.delta.codecs import PART, CannotMake, Codec, CodecNumber
+from composer.jigdo.delta.columns import Base
 from composer.progress import Report, Step, silent
 
 #: Where a base or a target comes from; read in the worker.  A callable must be picklable.
@@ -40,6 +43,12 @@ _ESTIMATE_LEVEL = 9
 #: A patch is compared with the content whole only when it is not far smaller.
 _CLEARLY_SMALLER = 16
 _NO_CPU_LIMIT = -1
+#: A part's matches are sought in the whole of a base up to this size; in a larger one
+#: around the part's own place, this far on either side.
+_WHOLE_BASE = 192 << 20
+_AROUND = 32 << 20
+#: Larger files are mapped, not read: 3 GiB twice would be past the memory limit.
+_MAPPED = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,22 +352,39 @@ def _allow_cpu(seconds: int) -> None:
     _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
 
 
-def _read(source: Source) -> bytes:
+def _read(source: Source) -> bytes | mmap.mmap:
     if isinstance(source, bytes):
         return source
-    return source.read_bytes() if isinstance(source, Path) else source()
+    if not isinstance(source, Path):
+        return source()
+    with source.open("rb") as file:
+        if os.fstat(file.fileno()).st_size <= _MAPPED:
+            return file.read()
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _parts(codec: Codec, base: bytes, target: bytes) -> Iterator[Part]:
+def _parts(codec: Codec, base: bytes | mmap.mmap, target: bytes | mmap.mmap) -> Iterator[Part]:
     """Make one patch per PART of the target, each proven."""
     for at in range(0, max(1, len(target)), PART):
-        piece = target[at : at + PART] if len(target) > PART else target
-        data = codec.make(base, piece)
+        piece = target[at : at + PART]
+        data = _part(codec, base, piece, at)
         _prove(codec, base, data, piece)
         yield Part(len(piece), data)
 
 
-def _prove(codec: Codec, base: bytes, data: bytes, target: bytes) -> None:
+def _part(codec: Codec, base: bytes | mmap.mmap, piece: bytes, at: int) -> bytes:
+    if codec.number == CodecNumber.FULL:
+        return piece
+    if len(base) <= _WHOLE_BASE:
+        return codec.make(base[:], piece)
+    if codec.number == CodecNumber.ZSTD:
+        raise CannotMake("zstd: too large for its memory")
+    start = max(0, min(at - _AROUND, len(base) - _AROUND))
+    window = base[start : at + len(piece) + _AROUND]
+    return columns.rebased(codec.make(window, piece), start)
+
+
+def _prove(codec: Codec, base: Base, data: bytes, target: bytes) -> None:
     at = 0
     if codec.number == CodecNumber.FULL:
         return

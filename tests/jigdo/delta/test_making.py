@@ -168,6 +168,34 @@ def test_large_target_is_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _applied(Patch("k", 1, parts, 0), base) == target
 
 
+def test_large_base_is_searched_around_the_place_of_each_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from composer.jigdo.delta import making
+
+    for name, value in (("PART", 1000), ("_WHOLE_BASE", 2000), ("_AROUND", 300)):
+        monkeypatch.setattr(making, name, value)
+    base, target = revised(9, 5000)[0], b"new" + revised(9, 5000)[0][:-700]
+    parts = tuple(making._parts(codecs.HDiff(), base, target))
+    assert _applied(Patch("k", 1, parts, 0), base) == target
+    assert sum(len(part.data) for part in parts) < 200
+    longer = tuple(making._parts(codecs.HDiff(), base[:2500], target))
+    assert _applied(Patch("k", 1, longer, 0), base[:2500]) == target
+
+
+def test_large_file_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from composer.jigdo.delta import making
+
+    monkeypatch.setattr(making, "_MAPPED", 1000)
+    base, target = revised(10, 5000)
+    (tmp_path / "base").write_bytes(base)
+    mapped = making._read(tmp_path / "base")
+    assert not isinstance(mapped, bytes)
+    parts = tuple(making._parts(codecs.HDiff(), mapped, target))
+    assert _applied(Patch("k", 1, parts, 0), base) == target
+    mapped.close()
+
+
 def test_progress_counts_and_workers_are_gone_at_the_end() -> None:
     import multiprocessing
 
