@@ -7,7 +7,7 @@ fetches what only others can use.  docs/format/jigdo.md section 8 is what is wri
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
+from composer.jigdo.delta.codecs import CodecNumber
 from composer.jigdo.delta.frames import FRAME
 from composer.jigdo.delta.making import Pair, best_patches
 from composer.jigdo.delta.pairing import Bases
@@ -42,6 +43,8 @@ _WORTH = 0.75  # of an RPM: patches that take more than this part of it are not 
 # Part of the key of a stored patch: another number where the same input gives another one.
 _MAKING = "1"
 _NO_PACKAGE = -1
+# Bytes of a patch; a frame has to hold it.
+_LARGEST = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,9 +256,20 @@ def _make(
         total=len(todo),
     )
     for patch in made:
-        target, _ = recipes[patch.key]
+        recipe, _ = recipes[patch.key]
         parts = tuple((patch.codec, part.length, part.data) for part in patch.parts)
-        store.save(wishes.keys[patch.key], StoredPatch(target, parts, patch.estimate))
+        if any(len(data) > _LARGEST for _, _, data in parts):
+            wish = wishes.all[patch.key]
+            recipe = b""
+            parts = tuple(_whole(_read(repo.path, str(wish.target_object))))
+        store.save(wishes.keys[patch.key], StoredPatch(recipe, parts, patch.estimate))
+
+
+def _whole(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Cut a content that is shipped whole into parts that frames can hold."""
+    for at in range(0, len(data), _LARGEST):
+        piece = data[at : at + _LARGEST]
+        yield CodecNumber.FULL, len(piece), piece
 
 
 def _containers(job: tuple[Path, _Wish]) -> tuple[bytes, bytes]:

@@ -28,8 +28,8 @@ from composer.ostree.objects import Header
 COPY, PATCH, REPACK = 0, 1, 2
 """Methods; from :data:`REPACK` on they name a recipe."""
 
-MAX_PIECE = 1 << 24
-"""Bytes that one piece may make: a reader holds its patch."""
+MAX_PIECE = 1 << 27
+"""Bytes that one piece may make; a reader holds its patch, not what it makes."""
 
 MAX_RECIPE = 1 << 16
 
