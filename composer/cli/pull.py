@@ -9,11 +9,26 @@ import click
 from composer.cli.config import config_dir_option
 from composer.cli.console import Console, human_bytes, json_option
 
+_KINDS = (
+    ("rpm", "RPMs"),
+    ("set", "set metadata"),
+    ("new", "non-RPM content"),
+    ("delta", "deltas"),
+)
+
 
 @click.command()
 @click.argument("ref", metavar="[REMOTE:]REF")
 @click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--max-memory",
+    default=200,
+    show_default=True,
+    type=click.IntRange(64),
+    metavar="MB",
+    help="Memory for making contents out of older ones; what needs more comes another way.",
+)
 @click.option(
     "--disable-fsync", is_flag=True, help="Do not flush to disk; a power cut may lose the pull."
 )
@@ -25,6 +40,7 @@ def pull(
     ref: str,
     repository: Path,
     workers: int,
+    max_memory: int,
     disable_fsync: bool,
     config_dir: Path | None,
     as_json: bool,
@@ -36,6 +52,7 @@ def pull(
     """
     from composer.client.pull import pull as pull_ref
     from composer.client.remote import find_remote
+    from composer.jigdo.reassemble import Choices
     from composer.ostree.repo import Repository
 
     name, _, plain = ref.rpartition(":")
@@ -44,7 +61,8 @@ def pull(
     if disable_fsync:
         repo.disable_fsync()
     with console.progress(as_json=as_json) as report:
-        done = pull_ref(remote, plain, repo, report=report, workers=workers)
+        choices = Choices(max_memory=max_memory << 20)
+        done = pull_ref(remote, plain, repo, choices=choices, report=report, workers=workers)
     if as_json:
         moved = {kind: {"bytes": m.bytes, "requests": m.requests} for kind, m in done.moved.items()}
         console.json(
@@ -57,6 +75,7 @@ def pull(
                 "packages": done.packages,
                 "moved": moved,
                 "new_content_bytes": done.new_content_bytes,
+                "delta_bytes": done.delta_bytes,
                 "object_bytes": done.object_bytes,
             }
         )
@@ -65,6 +84,6 @@ def pull(
         console.result(f"{done.ref}: already at {done.version} {done.commit}")
         return
     console.result(f"{done.ref}: {done.version} {done.commit}")
-    for kind, text in (("rpm", "RPMs"), ("set", "set metadata"), ("new", "non-RPM content")):
+    for kind, text in _KINDS:
         part = done.moved[kind]
         console.result(f"  {text}: {human_bytes(part.bytes)} in {part.requests} requests")

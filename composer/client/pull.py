@@ -14,21 +14,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
+from composer.client.descriptions import Descriptions
 from composer.client.remote import Remote
-from composer.errors import FormatError
-from composer.jigdo.container import MAX_INDEX, Check, Kind
+from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
+from composer.jigdo.container import MAX_INDEX, Check, Index, Kind
+from composer.jigdo.delta.frames import decompress_update
+from composer.jigdo.description import apply_update, parse_update, split_description
 from composer.jigdo.plan import Plan
-from composer.jigdo.pointer import PointerEntry
+from composer.jigdo.pointer import PointerEntry, UpdatePlace
 from composer.jigdo.reader import CommitFrame, JigdoSet
 from composer.jigdo.reassemble import (
+    DEFAULT_CHOICES,
     Arriving,
     CheckCommit,
+    Choices,
     Wanted,
     check_space,
     check_storable,
     examine,
     reassemble,
 )
+from composer.jigdo.tree import tree_frames
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
 from composer.net.packages import WINDOW, fetch_packages
@@ -52,7 +58,8 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """What a pull did.  ``moved`` is by kind: "rpm", "set" (metadata), "new" (content)."""
+    """What a pull did.  ``moved`` is by kind: "rpm", "set" (metadata), "new" (content),
+    "delta"."""
 
     ref: str
     version: str
@@ -63,6 +70,7 @@ class PullResult:
     moved: Mapping[str, Moved]
     whole_package_bytes: int
     new_content_bytes: int
+    delta_bytes: int
     object_bytes: int
 
 
@@ -71,6 +79,7 @@ def pull(
     ref: str,
     repo: Repository,
     *,
+    choices: Choices = DEFAULT_CHOICES,
     report: Report = silent,
     workers: int = 2,
 ) -> PullResult:
@@ -88,24 +97,28 @@ def pull(
         previous = repo.resolve(ref)
         if previous == entry.commit and _is_good_here(remote, repo, entry.commit):
             return _result(entry, previous, None, traffic)
-        jigdo = open_remote_set(fetcher, entry)
+        kept = Descriptions(repo)
+        jigdo = open_remote_set(fetcher, entry, kept, max_memory=choices.max_memory)
         base = previous if previous and not repo.is_partial(previous) else None
         check = _signature_check(remote, repo)
         report(Step("read set", item=jigdo.head.version))
-        wanted = examine(jigdo, repo, base=base, check=check)
+        wanted = examine(jigdo, repo, base=base, check=check, choices=choices)
         check_storable(repo, wanted.headers)
         check_space(repo, wanted.plan, staging_bytes=min(wanted.plan.package_bytes, 2 * WINDOW))
         packages = repo.path / "tmp" / "jigdo-packages"
         source = _MirroredPackages(remote, packages, traffic, report)
-        reassemble(jigdo, wanted, repo, source, ref=ref, report=report, workers=workers)
+        reassemble(
+            jigdo, wanted, repo, source, ref=ref, choices=choices, report=report, workers=workers
+        )
         remove_tree(packages)
+        _keep_description(jigdo, repo, kept)
         return _result(entry, previous, wanted, traffic)
 
 
 def _result(
     entry: PointerEntry, previous: ObjectChecksum | None, wanted: Wanted | None, traffic: Traffic
 ) -> PullResult:
-    kinds = sorted({row.kind for row in traffic.rows()} | {"rpm", "set", "new"})
+    kinds = sorted({row.kind for row in traffic.rows()} | {"rpm", "set", "new", "delta"})
     plan: Plan | None = wanted.plan if wanted else None
     return PullResult(
         ref=entry.ref,
@@ -117,6 +130,7 @@ def _result(
         moved={kind: Moved(traffic.bytes(kind), traffic.requests(kind)) for kind in kinds},
         whole_package_bytes=plan.package_bytes if plan else 0,
         new_content_bytes=plan.new_bytes if plan else 0,
+        delta_bytes=plan.delta_bytes if plan else 0,
         object_bytes=plan.object_bytes if plan else 0,
     )
 
@@ -154,8 +168,21 @@ def _signature_check(remote: Remote, repo: Repository) -> CheckCommit:
     return check
 
 
-def open_remote_set(fetcher: Fetcher, entry: PointerEntry) -> JigdoSet:
-    """Open the set that a pointer names, by ranges.
+def _keep_description(jigdo: JigdoSet, repo: Repository, kept: Descriptions) -> None:
+    """Keep what was read of the set, if it is everything, for the next update."""
+    trees = {}
+    root = repo.commit(jigdo.head.commit).tree
+    for data in tree_frames(root, lambda one: repo.metadata("dirtree", one)):
+        trees[ContentDigest.of(data)] = data
+    description = jigdo.description(lambda frame: trees.get(frame.digest))
+    if description is not None:
+        kept.keep(jigdo.head.commit, description, beside=repo.refs().values())
+
+
+def open_remote_set(
+    fetcher: Fetcher, entry: PointerEntry, kept: Descriptions, *, max_memory: int
+) -> JigdoSet:
+    """Open the set that a pointer names, by ranges; with one, if it is an update of what is here.
 
     Raises FormatError when the set is of another ref or commit than the pointer says.
     """
@@ -165,7 +192,8 @@ def open_remote_set(fetcher: Fetcher, entry: PointerEntry) -> JigdoSet:
             hint="no set has that many: ask who published it",
         )
     ranges = _RemoteRanges(fetcher, entry)
-    jigdo = JigdoSet(ranges, entry.index)
+    known = _updated(fetcher, entry, ranges, kept, max_memory)
+    jigdo = JigdoSet(ranges, entry.index, known)
     ranges.learn(jigdo)
     head = jigdo.head
     if (head.ref, head.version, head.commit) != (entry.ref, entry.version, entry.commit):
@@ -177,23 +205,67 @@ def open_remote_set(fetcher: Fetcher, entry: PointerEntry) -> JigdoSet:
     return jigdo
 
 
+def _updated(
+    fetcher: Fetcher,
+    entry: PointerEntry,
+    ranges: _RemoteRanges,
+    kept: Descriptions,
+    max_memory: int,
+) -> tuple[Index, dict[int, bytes]] | None:
+    """Make the set's description of one that is here; None where that cannot be."""
+    here = set(kept.commits())
+    for place in entry.updates:
+        base = kept.read(place.base) if place.base in here else None
+        if base is None:
+            continue
+        try:
+            return _follow(place, entry, ranges, base, max_memory)
+        except (FormatError, VerificationFailed):
+            continue  # it would only have saved bytes
+    return None
+
+
+def _follow(
+    place: UpdatePlace, entry: PointerEntry, ranges: _RemoteRanges, base: bytes, max_memory: int
+) -> tuple[Index, dict[int, bytes]]:
+    found: list[bytes] = []
+
+    def prove(packed: bytes) -> None:
+        data = decompress_update(packed, size=place.uncompressed)
+        if (actual := ContentDigest.of(data)) != place.digest:
+            what = "update of the set's description"
+            raise ChecksumMismatch(what=what, expected=str(place.digest), actual=str(actual))
+        found[:] = [data]
+
+    ranges.read(place.offset, place.size, prove)
+    description, deltas = apply_update(parse_update(found[0]), base, max_memory=max_memory)
+    index, frames = split_description(description, entry.index)
+    known = dict(frames)
+    if deltas:
+        numbers = {index[number].digest: number for number in index.numbers(Kind.DELTAS)}
+        number = numbers.get(ContentDigest.of(deltas))
+        if number is not None:
+            known[number] = deltas
+    return index, known
+
+
 class _RemoteRanges:
     """Byte ranges of a .jigdo file inside an RPM on a mirror."""
 
     def __init__(self, fetcher: Fetcher, entry: PointerEntry) -> None:
         self._fetcher, self._entry = fetcher, entry
-        self._data_from = entry.length
+        self._content = range(0)
+        self._deltas = range(0)
 
     def learn(self, jigdo: JigdoSet) -> None:
-        """Learn where content begins, to count it apart from the set's metadata."""
-        data = list(jigdo.index.numbers(Kind.DATA))
-        if data:
-            self._data_from = jigdo.index[data[0]].offset
+        """Learn where content and deltas are, to count them apart from the set's metadata."""
+        self._content = _place_of(jigdo, Kind.DATA)
+        self._deltas = _place_of(jigdo, Kind.PATCH)
 
     def read(self, first: int, length: int, check: Check) -> bytes:
         """Return exactly ``length`` bytes from ``first`` of the .jigdo file that pass ``check``."""
         place = self._require(first, length)
-        kind = "new" if first >= self._data_from else "set"
+        kind = "new" if first in self._content else "delta" if first in self._deltas else "set"
         location = self._entry.location
         return self._fetcher.fetch_range(
             location, first=place, length=length, kind=kind, check=check
@@ -203,6 +275,13 @@ class _RemoteRanges:
         if first + length > self._entry.length:
             raise FormatError(f"{self._entry.location}: the set claims bytes behind its end")
         return self._entry.offset + first
+
+
+def _place_of(jigdo: JigdoSet, kind: Kind) -> range:
+    numbers = jigdo.index.numbers(kind)
+    if not numbers:
+        return range(0)
+    return range(jigdo.index[numbers[0]].offset, jigdo.index[numbers[-1]].end)
 
 
 class _MirroredPackages:

@@ -32,7 +32,7 @@ from composer.jigdo.importing import Target, Targets, write_content, write_paylo
 from composer.jigdo.manifest import Contents, Map
 from composer.jigdo.plan import DeltaPlan, NewPlan, PackagePlan, Plan, make_plan, unexplained
 from composer.jigdo.reader import CommitFrame, JigdoSet
-from composer.jigdo.tree import Ordinals, frame_contents, walk
+from composer.jigdo.tree import Ordinals, tree_frames, walk
 from composer.ostree.objects import Header, parse_dirtree
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
@@ -205,7 +205,8 @@ def _base_frames(repo: Repository, base: ObjectChecksum | None) -> dict[ContentD
         return {}
     root = repo.commit(base).tree
     try:
-        return frame_contents(root, lambda checksum: repo.metadata("dirtree", checksum))
+        frames = tree_frames(root, lambda checksum: repo.metadata("dirtree", checksum))
+        return dict.fromkeys(map(ContentDigest.of, frames))
     except ComposerError:  # pruned, or otherwise not whole: it saves nothing
         return {}
 

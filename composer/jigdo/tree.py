@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from composer.checksum import ContentDigest, ObjectChecksum
+from composer.checksum import ObjectChecksum
 from composer.errors import FormatError
 from composer.jigdo.encoding import prefixed
 from composer.ostree.objects import DirTree, parse_dirtree
@@ -103,12 +103,11 @@ class Cutter:
         return frame
 
 
-def frame_contents(root: ObjectChecksum, load: Load) -> dict[ContentDigest, None]:
-    """Return the digests of all tree frames that a writer would make of ``root``."""
-    cutter, digests = Cutter(), []
+def tree_frames(root: ObjectChecksum, load: Load) -> Iterator[bytes]:
+    """Yield the tree frames that a writer would make of ``root``."""
+    cutter = Cutter()
     for visit in walk(root, load):
         frame = cutter.add(visit)
         if frame is not None:
-            digests.append(ContentDigest.of(frame))
-    digests.append(ContentDigest.of(cutter.finish()))
-    return dict.fromkeys(digests)
+            yield frame
+    yield cutter.finish()

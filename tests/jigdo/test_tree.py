@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import FormatError
 from composer.jigdo.encoding import Cursor
-from composer.jigdo.tree import MAX_DEPTH, Cutter, Ordinals, Visit, frame_contents, walk
+from composer.jigdo.tree import MAX_DEPTH, Cutter, Ordinals, Visit, tree_frames, walk
 from composer.ostree.objects import DirTree, parse_dirtree
 from composer.ostree.repo import Repository
 from tests.jigdo.sets import write_tree
@@ -165,12 +165,12 @@ def test_client_makes_the_frames_of_what_it_has(tmp_path: Path) -> None:
     ]
     commit = write_tree(repo, "\n".join(lines))
     root = repo.commit(commit).tree
-    assert len(frame_contents(root, _load(repo))) > 1
+    assert len(list(tree_frames(root, _load(repo)))) > 1
     # A change deep in one directory leaves most frames as they were.
     lines[-1] += "changed"
     other = write_tree(repo, "\n".join(lines))
-    first = set(frame_contents(root, _load(repo)))
-    second = set(frame_contents(repo.commit(other).tree, _load(repo)))
+    first = set(tree_frames(root, _load(repo)))
+    second = set(tree_frames(repo.commit(other).tree, _load(repo)))
     assert 0 < len(second - first) < len(second)
     assert len(second & first) >= 1
 

@@ -189,7 +189,8 @@ class _Wishes:
 
     def __init__(self) -> None:
         self.all: list[_Wish] = []
-        self.keys: list[bytes] = []
+        # Per content the keys of its patches in the store: one, or two ways to make it.
+        self.keys: list[tuple[bytes, ...]] = []
         self._numbers: dict[tuple[ContentDigest | None, ContentDigest], int] = {}
 
     def number(self, wish: _Wish) -> int:
@@ -235,34 +236,72 @@ def _make(
     report: Report,
     workers: int,
 ) -> None:
-    """Have every wish in the store, and note its key."""
+    """Have every wish in the store, and note its keys.
+
+    What is made inside a container with much memory is made in the plain way too, for
+    clients that have not as much.
+    """
     how = (_MAKING, options.effort)
-    wishes.keys = [patch_key(wish.base, wish.target, how) for wish in wishes.all]
-    todo = [n for n, key in enumerate(wishes.keys) if key not in store]
-    if not todo:
-        return
-    jobs = [(repo.path, wishes.all[n]) for n in todo]
-    recipes: dict[int, tuple[bytes, bytes]] = {}
+    keys = [patch_key(wish.base, wish.target, how) for wish in wishes.all]
+    todo = [n for n, key in enumerate(keys) if key not in store]
+    found = _recipes(repo.path, [wishes.all[n] for n in todo], report, workers)
+    jobs = {keys[n]: _Job(wishes.all[n], *pair) for n, pair in zip(todo, found, strict=True)}
+    _make_jobs(repo.path, jobs, store, options, report, workers)
+    heavy = {n: patch_key(None, ContentDigest(key), ("plain",)) for n, key in enumerate(keys)
+             if _is_heavy(store, key)}  # fmt: skip
+    plain = {key: _Job(wishes.all[n]) for n, key in heavy.items() if key not in store}
+    _make_jobs(repo.path, plain, store, options, report, workers)
+    wishes.keys = [(key, heavy[n]) if n in heavy else (key,) for n, key in enumerate(keys)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A patch to make, with the recipes of target and base when it is made inside them."""
+
+    wish: _Wish
+    target: bytes = b""
+    base: bytes = b""
+
+    def pair(self, key: bytes, repo: Path) -> Pair:
+        """Return it for the workers."""
+        old, new = self.wish.base_object, self.wish.target_object
+        made_of = StoredContent(repo, str(old), self.base) if old else b""
+        return Pair(key, made_of, StoredContent(repo, str(new), self.target))
+
+
+def _recipes(
+    repo: Path, wishes: Sequence[_Wish], report: Report, workers: int
+) -> list[tuple[bytes, bytes]]:
+    """Find which contents are containers, on all cores."""
+    found = []
     with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-        found = pool.map(_containers, jobs, chunksize=16)
-        for done, (number, pair) in enumerate(zip(todo, found, strict=True), 1):
-            report(Step("look inside", done, len(todo), "objects", wishes.all[number].path))
-            recipes[number] = pair
-    made = best_patches(
-        (_pair(repo.path, n, wishes.all[n], *recipes[n]) for n in todo),
-        effort=options.effort,
-        workers=workers,
-        report=report,
-        total=len(todo),
-    )
-    for patch in made:
-        recipe, _ = recipes[patch.key]
+        jobs = [(repo, wish) for wish in wishes]
+        for wish, pair in zip(wishes, pool.map(_containers, jobs, chunksize=16), strict=True):
+            found.append(pair)
+            report(Step("look inside", len(found), len(wishes), "objects", wish.path))
+    return found
+
+
+def _make_jobs(
+    repo: Path,
+    jobs: Mapping[bytes, _Job],
+    store: PatchStore,
+    options: DeltaOptions,
+    report: Report,
+    workers: int,
+) -> None:
+    if not jobs:
+        return
+    pairs = (job.pair(key, repo) for key, job in jobs.items())
+    total = len(jobs)
+    for patch in best_patches(
+        pairs, effort=options.effort, workers=workers, report=report, total=total
+    ):
+        job, recipe = jobs[patch.key], jobs[patch.key].target
         parts = tuple((patch.codec, part.length, part.data) for part in patch.parts)
         if any(len(data) > _LARGEST for _, _, data in parts):
-            wish = wishes.all[patch.key]
-            recipe = b""
-            parts = tuple(_whole(_read(repo.path, str(wish.target_object))))
-        store.save(wishes.keys[patch.key], StoredPatch(recipe, parts, patch.estimate))
+            recipe, parts = b"", tuple(_whole(_read(repo, str(job.wish.target_object))))
+        store.save(patch.key, StoredPatch(recipe, parts, patch.estimate))
 
 
 def _whole(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -288,11 +327,6 @@ def _containers(job: tuple[Path, _Wish]) -> tuple[bytes, bytes]:
     return (recipe.dump(), base.dump()) if base is not None else (b"", b"")
 
 
-def _pair(repo: Path, number: int, wish: _Wish, target: bytes, base: bytes) -> Pair:
-    made_of = StoredContent(repo, str(wish.base_object), base) if wish.base_object else b""
-    return Pair(number, made_of, StoredContent(repo, str(wish.target_object), target))
-
-
 @lru_cache(maxsize=1)
 def _repository(path: Path) -> Repository:
     return Repository.open(path)
@@ -311,7 +345,7 @@ def _shipped(
     options: DeltaOptions,
 ) -> set[int]:
     """Choose the wishes that are shipped: all new content, and of packages what pays."""
-    estimates = [store.estimate(key) or 0 for key in wishes.keys]
+    estimates = [store.estimate(keys[0]) or 0 for keys in wishes.keys]
     shipped = {n for n, wish in enumerate(wishes.all) if wish.package == _NO_PACKAGE}
     of_package: dict[int, set[int]] = {}
     for base in bases:
@@ -332,8 +366,8 @@ def _shipped(
     return shipped
 
 
-_Places = Mapping[int, Sequence[tuple[int, int]]]
-"""Per wish the frame, and the place in it, of each part of its patch."""
+_Places = Mapping[bytes, Sequence[tuple[int, int]]]
+"""Per patch, by its key, the frame and the place in it of each part."""
 
 
 def _lay_out(
@@ -347,24 +381,29 @@ def _lay_out(
             if number in shipped and (not wants or wants[-1] != position):
                 wants.append(position)
     order = sorted(
-        (n for n, wants in wanted_by.items() if wants),
-        key=lambda n: (wanted_by[n], _is_heavy(store, wishes.keys[n]), wishes.all[n].package,
-                       wishes.all[n].path, n),
-    )  # fmt: skip
+        (wants, _rank(way, len(wishes.keys[n])), wishes.all[n].package, wishes.all[n].path, key)
+        for n, wants in wanted_by.items()
+        for way, key in enumerate(wishes.keys[n])
+        if wants
+    )
     frames: list[list[tuple[bytes, int]]] = []
-    places: dict[int, list[tuple[int, int]]] = {}
+    places: dict[bytes, list[tuple[int, int]]] = {}
     group, size = None, 0
-    for number in order:
-        key = wishes.keys[number]
-        own = (wanted_by[number], _is_heavy(store, key))
+    for wants, rank, _, _, key in order:
+        own = (wants, rank)
         for part, (_, _, patch) in enumerate(store.load(key).parts):
             if own != group or size + len(patch) > FRAME:
                 frames.append([])
                 group, size = own, 0
-            places.setdefault(number, []).append((len(frames) - 1, len(frames[-1])))
+            places.setdefault(key, []).append((len(frames) - 1, len(frames[-1])))
             frames[-1].append((key, part))
             size += len(patch)
     return [PatchFrame(tuple(frame)) for frame in frames], places
+
+
+def _rank(way: int, ways: int) -> int:
+    """Keep apart what is fetched instead of each other: 0 ordinary, 1 heavy, 2 in its place."""
+    return 0 if ways == 1 else way + 1
 
 
 def _is_heavy(store: PatchStore, key: bytes) -> bool:
@@ -383,22 +422,23 @@ def _table(
     recipes: dict[bytes, int] = {}
     contents: list[DeltaContent] = []
     rows: list[tuple[int, int, int]] = []
-    by_content: dict[int, int] = {}
+    by_key: dict[bytes, int] = {}
     made = sorted(
-        (places[number][0], number, partner, ordinal)
+        (places[key][0], key, partner, ordinal)
         for ordinal, partner, number in base.wanted
-        if number in places
+        for key in wishes.keys[number]
+        if key in places
     )
-    for _, number, partner, ordinal in made:
-        if number not in by_content:
-            by_content[number] = len(contents)
-            patch = store.load(wishes.keys[number])
+    for _, key, partner, ordinal in made:
+        if key not in by_key:
+            by_key[key] = len(contents)
+            patch = store.load(key)
             method = PATCH
             if patch.recipe:
                 method = REPACK + recipes.setdefault(patch.recipe, len(recipes))
             size = tree.infos[ordinal].size
-            contents.append(DeltaContent(partner, size, method, _pieces(patch, places[number])))
-        rows.append((ordinal, by_content[number], headers[tree.infos[ordinal].header]))
+            contents.append(DeltaContent(partner, size, method, _pieces(patch, places[key])))
+        rows.append((ordinal, by_key[key], headers[tree.infos[ordinal].header]))
     for ordinal, copy in base.copied:
         info = tree.infos[ordinal]
         rows.append((ordinal, len(contents), headers[info.header]))

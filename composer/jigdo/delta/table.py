@@ -134,7 +134,7 @@ def parse_table(
     cursor.require_below(ordinals, objects, "object")
     cursor.require_below(numbers, len(contents), "content")
     cursor.require_below(header_ids, len(headers), "header")
-    if any(later <= earlier for earlier, later in pairwise(ordinals)):
+    if any(later <= earlier for earlier, later in pairwise(zip(ordinals, numbers, strict=True))):
         raise cursor.fail("its objects are not in order")
     return DeltaTable(base, recipes, contents, ordinals, numbers, header_ids)
 

@@ -1,0 +1,55 @@
+"""The descriptions of sets that were pulled: kept in the repository, for the next update.
+
+They are in ``extensions/jigdo``, the place that OSTree leaves to other programs.  What is
+there saves bytes and nothing else: a description that is missing, old or damaged means
+that the next one is read as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import zstandard
+
+from composer.checksum import ObjectChecksum
+from composer.jigdo.description import MAX_DESCRIPTION
+from composer.ostree.repo import Repository
+from composer.system.files import write_bytes
+
+_SUFFIX = ".description"
+
+
+class Descriptions:
+    """The descriptions kept in one repository, by commit."""
+
+    def __init__(self, repo: Repository) -> None:
+        self._directory = repo.path / "extensions" / "jigdo"
+
+    def commits(self) -> Iterator[ObjectChecksum]:
+        """Yield the commits whose descriptions are here."""
+        for path in sorted(self._directory.glob(f"*{_SUFFIX}")):
+            try:
+                yield ObjectChecksum.parse(path.name.removesuffix(_SUFFIX))
+            except ValueError:
+                continue
+
+    def read(self, commit: ObjectChecksum) -> bytes | None:
+        """Return a description, or None when it is not here or not readable."""
+        try:
+            packed = self._path(commit).read_bytes()
+            return zstandard.ZstdDecompressor().decompress(packed, max_output_size=MAX_DESCRIPTION)
+        except (OSError, zstandard.ZstdError):
+            return None
+
+    def keep(
+        self, commit: ObjectChecksum, data: bytes, *, beside: Iterable[ObjectChecksum]
+    ) -> None:
+        """Keep a description; of the others only those of the commits ``beside`` stay."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        write_bytes(self._path(commit), zstandard.ZstdCompressor(level=3).compress(data))
+        for other in set(self.commits()) - {commit, *beside}:
+            self._path(other).unlink(missing_ok=True)
+
+    def _path(self, commit: ObjectChecksum) -> Path:
+        return self._directory / f"{commit}{_SUFFIX}"
