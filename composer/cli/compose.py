@@ -187,7 +187,7 @@ def compose(
         )
     try:
         with console.progress(as_json=as_json) as report:
-            result = pipeline.compose(request, report)
+            result = pipeline.compose(request, report, console.warn)
             made = _publish(result, request, rpm_repo, gpg_homedir, report) if rpm_repo else None
             sboms = _write_sboms(result, repo, made, sbom, report)
     except NotReproducible as error:
@@ -272,8 +272,6 @@ def show(
 ) -> None:
     """Print the outcome; after a dry run, the packages and what changes."""
     packages = [str(package.nevra) for package in result.solution.packages]
-    for warning in result.warnings:
-        console.warn(warning)
     if as_json:
         console.json(
             {

@@ -105,7 +105,7 @@ def mark(
         names = {package.name for package in base.sack.query()}
         raise SolveFailed(
             f"{where}: no repository has {', '.join(unknown)}",
-            details=[_reason(argument, why) or _near(argument, names) for argument in unknown],
+            details=[_reason(a, local.get(a), why) or _near(a, names) for a in unknown],
             hint=f"repositories asked: {', '.join(r.id for r in base.repos.iter_enabled())}",
         )
 
@@ -208,9 +208,11 @@ def _mark_members(base: Any, group: Any) -> None:
         base._goal.install(select=selector, optional=True)
 
 
-def _reason(argument: str, why: Why) -> str:
+def _reason(argument: str, local: Any, why: Why) -> str:
     import dnf.subject
 
+    if local is not None:
+        return f"{argument}: {why(local.name)}"
     subject = dnf.subject.Subject(argument.split()[0])
     for nevra in subject.get_nevra_possibilities():
         if nevra.name and (reason := why(nevra.name)):

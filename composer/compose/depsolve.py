@@ -63,11 +63,12 @@ class Solution:
     """All packages, sorted by NEVRA.
 
     ``repositories`` are those that were asked, with the time of their metadata in seconds
-    since 1970; sorted.
+    since 1970; sorted.  ``warnings`` are for the person.
     """
 
     packages: tuple[Chosen, ...]
     repositories: tuple[tuple[str, int], ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def newest_build_time(self) -> int:
@@ -269,4 +270,4 @@ def _with_locks(solution: Solution, locks: Locks | None) -> Solution:
     if locks is None:
         return solution
     packages = tuple(replace(one, locked=locks.digest(one.nevra)) for one in solution.packages)
-    return replace(solution, packages=packages)
+    return replace(solution, packages=packages, warnings=locks.warnings())

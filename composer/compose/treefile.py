@@ -62,9 +62,13 @@ class Treefile(Keys):
 
     def require_complete(self) -> None:
         """Raise TreefileError unless a compose can start from it."""
-        for name in ("ref", "packages"):
-            if not getattr(self, name):
-                raise TreefileError(f"{self.path}: the key {name} is missing")
+        if not self.ref:
+            raise TreefileError(f"{self.path}: the key ref is missing")
+        if not (self.packages or self.repo_packages or self.modules.install):
+            raise TreefileError(
+                f"{self.path}: the key packages is missing",
+                hint="repo-packages, or modules with install, would do too",
+            )
         if self.rojig and not _SET_NAME.match(self.rojig.name):
             place = self.places["rojig"][0]
             raise TreefileError(f"{place}: {self.rojig.name!r} cannot be the name of a package")
