@@ -178,6 +178,8 @@ def compose(
         is_published=_publication(rpm_repo, sbom),
         limits=limits,
     )
+    if rpm_repo or sbom:
+        _require_sbom()
     if not dry_run:
         become_root()
     if not dry_run and not seccomp.is_available():
@@ -213,6 +215,12 @@ def _publication(rpm_repo: Path | None, sbom: Path | None) -> Callable[[str, str
         return all(describes(path, ref, commit) for path in wanted)
 
     return is_there
+
+
+def _require_sbom() -> None:
+    from composer.compose.sbom import require_library
+
+    require_library()
 
 
 def _write_sboms(
