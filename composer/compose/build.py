@@ -77,8 +77,7 @@ def build(
     )
     signatures = read_signatures(tree, wanted.packages) if treefile.ima else {}
     report(Step("postprocess", item="layout"))
-    removals = [(r.package, r.patterns, r.where) for r in treefile.remove_from_packages]
-    remove_from_packages(tree, wanted.packages, removals)
+    remove_from_packages(tree, wanted.packages, treefile.remove_from_packages)
     overlaid = treefile.opt_usrlocal_overlays
     arrange(tree, opt_usrlocal="state-overlay" if overlaid else treefile.opt_usrlocal)
     if wanted.database.for_tree:
