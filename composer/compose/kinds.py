@@ -481,6 +481,7 @@ def _repo_packages(value: object, place: Place) -> RepoPackages:
     return RepoPackages(
         _word(said["repo"], place.at("repo")),
         _split_packages(said["packages"], place.at("packages")),
+        str(place),
     )
 
 
