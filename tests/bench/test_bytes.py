@@ -1,0 +1,230 @@
+"""The benchmark of bytes on the fixture OS: small, but with every tool that is here."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.bench.bytes import Bench, Clock, Options, run, work_directory
+from tests.bench.measure import Measured, TooLong, measure
+from tests.bench.ours import Unknown, Variant, require_options
+from tests.bench.peers import PEERS, Peer, Program
+from tests.bench.report import plot, replace_section, table
+from tests.bench.result import FRESH, NOTHING, UPDATE, Result, WrongTree, require_same
+from tests.bench.trees import Content, export_image, with_updated
+from tests.commands import ostree
+from tests.fixtures_os.repos import FixtureRepos
+
+TREEFILE = Path(__file__).resolve().parents[2] / "treefiles" / "fixture-minimal.yaml"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="composing takes root")
+
+
+@pytest.fixture(scope="module")
+def found(fixture_repos: FixtureRepos, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    out = tmp_path_factory.mktemp("bench") / "bytes.json"
+    work = out.with_name("work")
+    options = Options(fixture_repos.gen1, fixture_repos.gen2, out, treefile=TREEFILE, work=work)
+    assert run(options) == 0
+    assert list(work.iterdir()) == [], "temporary files are left"
+    document: dict[str, Any] = json.loads(out.read_text())
+    return document
+
+
+def _rows(found: dict[str, Any], case: str) -> dict[str, dict[str, Any]]:
+    return {row["way"]: row for row in found["results"] if row["case"] == case}
+
+
+@needs_root
+def test_every_way_that_is_here_updates_to_the_same_tree(found: dict[str, Any]) -> None:
+    rows = _rows(found, UPDATE)
+    commit = f"commit {found['v2']['commit'][:12]}, fsck"
+    tars = set()
+    for peer in PEERS:
+        row = rows[peer.title]
+        if peer.missing():
+            assert peer.missing()[0].package in row["skipped"]
+            continue
+        assert not row["skipped"]
+        assert row["bytes"] > 0
+        assert row["proof"] == commit or row["proof"].startswith(("tar ", "computed"))
+        tars |= {row["proof"]} if row["proof"].startswith("tar ") else set()
+    assert len(tars) == 1
+    ours = rows["jigdo set, without deltas"]
+    assert ours["proof"] == commit
+    assert sum(ours["kinds"].values()) == ours["bytes"]
+
+
+@needs_root
+def test_costs_are_measured_on_both_sides(found: dict[str, Any]) -> None:
+    for way in ("OSTree static delta", "jigdo set, without deltas"):
+        row = _rows(found, UPDATE)[way]
+        assert row["make"]["cpu"] > 0.01
+        assert row["apply"]["peak"] > 4 << 20
+        assert row["requests"] > 0
+
+
+@needs_root
+def test_fresh_install_and_nothing_new_are_there(found: dict[str, Any]) -> None:
+    fresh = _rows(found, FRESH)
+    assert fresh["jigdo set"]["bytes"] < fresh["OSTree object pull"]["bytes"] * 1.2
+    nothing = _rows(found, NOTHING)["jigdo set, without deltas"]
+    assert 0 < nothing["bytes"] <= 10_000
+    assert found["ratios"][FRESH]["OSTree object pull"] == pytest.approx(
+        fresh["jigdo set"]["bytes"] / fresh["OSTree object pull"]["bytes"], abs=0.001
+    )
+
+
+@needs_root
+def test_document_says_where_and_with_what(found: dict[str, Any]) -> None:
+    assert found["machine"]["cpus"] == os.cpu_count()
+    assert found["tools"]["ostree"][:2] == "20"
+    assert found["seconds"] > 0
+    assert found["v1"]["packages"] == 18  # of the tree; the repository has twice as many
+
+
+@needs_root
+def test_two_packages_only_and_quick(fixture_repos: FixtureRepos, tmp_path: Path) -> None:
+    options = Options(
+        fixture_repos.gen1, fixture_repos.gen2, tmp_path / "out.json", case="two", quick=True,
+        treefile=TREEFILE, packages=["color-data", "libhue"], ways=["static-delta", "casync"],
+    )  # fmt: skip
+    assert run(options) == 0
+    rows = _rows(json.loads(options.out.read_text()), UPDATE)
+    assert "QUICK=1" in next(row["skipped"] for way, row in rows.items() if "casync" in way)
+    # Of all RPMs only those that changed move.
+    rpms = [
+        *fixture_repos.gen2.rglob("color-data-*.rpm"),
+        *fixture_repos.gen2.rglob("libhue-*.rpm"),
+    ]
+    moved = sum(path.stat().st_size for path in rpms)
+    assert 0 < rows["jigdo set, without deltas"]["kinds"]["rpm"] <= moved
+
+
+def test_a_package_that_did_not_change_is_refused(
+    fixture_repos: FixtureRepos, tmp_path: Path
+) -> None:
+    with pytest.raises(LookupError, match="setup"):
+        with_updated(fixture_repos.gen1, fixture_repos.gen2, ["setup"], tmp_path / "two")
+
+
+def test_a_missing_program_is_named_and_only_its_way_is_left_out(tmp_path: Path) -> None:
+    gone = Peer("gone", "Gone", lambda scene: iter(()), [Program("no-such-program", "its-package")])
+    options = Options(tmp_path, tmp_path, tmp_path / "out.json")
+    with work_directory(tmp_path / "work") as work:
+        bench = Bench(options, work, Clock())
+        bench._peer(gone, _no_scene(work))
+    (result,) = bench.results
+    assert result.skipped == "no no-such-program here (package its-package)"
+    assert not bench.failed
+
+
+def test_a_tool_that_fails_is_named_and_fails_the_run(tmp_path: Path) -> None:
+    def fail(scene: Any) -> Iterator[Result]:
+        scene.run(sys.executable, "-c", "raise SystemExit('broken')")
+        yield Result(UPDATE, "")
+
+    options = Options(tmp_path, tmp_path, tmp_path / "out.json")
+    with work_directory(tmp_path / "work") as work:
+        bench = Bench(options, work, Clock())
+        bench._peer(Peer("bad", "Bad", fail, []), _no_scene(work))
+    assert "broken" in bench.results[0].skipped
+    assert bench.failed
+
+
+def _no_scene(work: Path) -> Any:
+    from tests.bench.peers import Scene, Version
+    from tests.bench.trees import Image
+
+    nothing = Version("0", work, [], Image(work, "", 0, []))
+    return Scene(work / "peer", work, "ref", nothing, None, 60.0)
+
+
+def test_another_tree_is_an_error() -> None:
+    assert require_same("tar", "a", "a") == "a"
+    with pytest.raises(WrongTree, match="tar: expected a, got b"):
+        require_same("tar", "a", "b")
+
+
+def test_an_option_that_the_program_lacks_is_named() -> None:
+    require_options(Variant("known", "", ("--name", "x"), ("--workers", "1")))
+    with pytest.raises(Unknown, match="pull has no --no-such-option"):
+        require_options(Variant("unknown", "", (), ("--no-such-option",)))
+
+
+def test_image_depends_on_the_tree_alone_and_knows_its_contents(tmp_path: Path) -> None:
+    tree, repo = tmp_path / "tree", tmp_path / "repo"
+    (tree / "usr").mkdir(parents=True)
+    (tree / "usr/file").write_bytes(b"hello")
+    (tree / "usr/link").symlink_to("file")
+    ostree(repo, "init", "--mode=bare-user")
+    images = []
+    for day in (1, 2):
+        when = f"--timestamp=2025-01-0{day} 00:00:00 +0000"
+        commit = ostree(repo, "commit", "--branch=x", f"--tree=dir={tree}", when)
+        images.append(export_image(repo, commit, tmp_path / f"{day}.tar"))
+    assert images[0].digest == images[1].digest
+    (content,) = images[0].contents
+    assert content == Content(
+        "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
+        "5d41402abc4b2a76b9719d911017c592", content.offset, 5,
+    )  # fmt: skip
+    assert images[0].path.read_bytes()[content.offset :][:5] == b"hello"
+
+
+def test_a_command_without_end_is_ended() -> None:
+    with pytest.raises(TooLong, match="took longer than"):
+        measure([sys.executable, "-c", "import time; time.sleep(60)"], seconds=0.3)
+
+
+def test_memory_is_the_commands_own() -> None:
+    ballast = bytearray(300 << 20)
+    ballast[::4096] = b"x" * len(ballast[::4096])
+    run = measure([sys.executable, "-c", "import time; x = b'x' * (64 << 20); time.sleep(0.2)"])
+    assert 64 << 20 < run.peak < 150 << 20
+
+
+RESULTS = [
+    Result(UPDATE, "theirs", 2_000_000, 9, Measured(1, 2, 3), Measured(4, 5, 6), proof="tar x"),
+    Result(UPDATE, "ours & all", 1_000_000, 3, ours=True),
+    Result(UPDATE, "slow", skipped="left out by QUICK=1"),
+]
+
+
+def test_table_is_sorted_with_ratios_and_says_what_is_left_out() -> None:
+    lines = table(RESULTS, "theirs").splitlines()
+    ours, theirs = (line for line in lines if line.startswith("| ") and "bytes" not in line)
+    assert ours.startswith("| **ours & all** | 1,000,000 | 0.50x | 3 |")
+    assert theirs.startswith(
+        "| theirs | 2,000,000 | 1.00x | 9 | 2.0 s, 0 MB | 4.0 s, 5.0 s, 0 MB |"
+    )
+    assert lines[-1] == "Left out: slow (left out by QUICK=1)."
+
+
+def test_plot_has_a_bar_and_words_for_each_way() -> None:
+    root = ElementTree.fromstring(plot(RESULTS, "Title <1>"))
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [element.text for element in root.iter(f"{space}text")]
+    assert texts == ["Title <1>", "ours & all", "1.0 MB", "theirs", "2.0 MB"]
+    bars = [float(e.attrib["width"]) for e in root.iter(f"{space}rect")][1:]
+    assert bars[1] == pytest.approx(2 * bars[0], abs=0.2)
+
+
+def test_section_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
+    document = tmp_path / "x.md"
+    document.write_text("# Title\n\ntext\n")
+    replace_section(document, "update", "first")
+    replace_section(document, "two", "other")
+    replace_section(document, "update", "second")
+    text = document.read_text()
+    assert text.startswith("# Title\n\ntext\n")
+    assert "first" not in text
+    assert text.index("second") < text.index("other")
+    assert text.count("begin -->") == text.count("end -->") == 2
