@@ -42,7 +42,7 @@ test: setup-test check ## check, then the tests (PYTEST_ARGS="-k pull", JOBS=1)
 bench: setup-test ## the benchmarks, on the whole corpus (long)
 	$(PYTHON) -m tests.bench.run $(BENCH_ARGS)
 
-bench-bytes: setup-test ## bytes moved: V1=DIR V2=DIR OUT=FILE.json [QUICK=1 CASE=two TREEFILE=FILE DOCS=1 BACKGROUND=1]
+bench-bytes: setup-test ## bytes moved: V1=DIR V2=DIR OUT=FILE.json [QUICK=1 ...] (docs/benchmarks.md)
 	@test -n "$(V1)" -a -n "$(V2)" -a -n "$(OUT)" || \
 	    { echo "usage: make bench-bytes V1=DIR V2=DIR OUT=FILE.json (see docs/benchmarks.md)" >&2; exit 2; }
 	-@packaging/setup.sh bench # what is not there is left out, by name

@@ -1,6 +1,6 @@
 """The benchmark of bytes: what an update and a fresh install move, ours and other ways.
 
-    python -m tests.bench.bytes V1 V2 --out FILE.json [--case update|fresh|two]
+    python -m tests.bench.bytes V1 V2 --out FILE.json [--case update|fresh|two|relabel]
         [--quick] [--treefile FILE] [--packages "NAME NAME"] [--docs] [--background]
 
 V1 and V2 are directories of RPMs (rpm-md repositories).  Both are composed, by a treefile or
@@ -29,10 +29,12 @@ from typing import Any
 from tests.bench import ours
 from tests.bench.measure import TooLong
 from tests.bench.peers import PEERS, Peer, Scene, Version, new_client, working_directory
+from tests.bench.relabel import Choose, changed, labelled, usual
 from tests.bench.report import plot, replace_section, table
 from tests.bench.result import FRESH, UPDATE, Result, WrongTree
 from tests.bench.trees import export_image, with_updated
 
+_RELABELLED = 10_000
 TOP = Path(__file__).resolve().parents[2]
 _VERSIONS = (
     ["ostree", "--version"], ["rpm", "--version"], ["rdiff", "--version"],
@@ -53,6 +55,7 @@ class Options:
     treefile: Path | None = None
     packages: Sequence[str] = ("jq", "libjq1")
     ways: Sequence[str] = ()
+    labelled: bool = False
     docs: bool = False
     work: Path | None = None
     seconds: float = 3600.0
@@ -85,9 +88,10 @@ class Bench:
 
     def run(self) -> None:
         """Compose, then our side, then the peers."""
-        old = self._compose("v1", self.options.v1)
-        new = None
-        if self.options.case != "fresh":
+        old, new = self._compose("v1", self.options.v1), None
+        if self.options.case == "relabel":
+            new = self._labelled("v2", old, changed(_RELABELLED))
+        elif self.options.case != "fresh":
             new = self._compose("v2", self._second())
         self._ours(old, new)
         scene = self._scene(old, new)
@@ -111,7 +115,15 @@ class Bench:
             "RPM bytes": sum(sizes),
             "compose": asdict(composed.run),
         }
+        if self.options.labelled or self.options.case == "relabel":
+            return self._labelled(name, composed, usual)
         return composed
+
+    def _labelled(self, name: str, composed: ours.Composed, choose: Choose) -> ours.Composed:
+        self.clock.say(f"labelling {name}")
+        commit = labelled(self.repo, composed.commit, choose)
+        self.facts[name] = {**self.facts.get(name, self.facts["v1"]), "commit": commit}
+        return replace(composed, commit=commit)
 
     def _ours(self, old: ours.Composed, new: ours.Composed | None) -> None:
         self.clock.say("jigdo set: build, fresh install, update")
@@ -175,6 +187,7 @@ def document(bench: Bench) -> dict[str, Any]:
     return {
         "case": options.case,
         "quick": options.quick,
+        "labelled": options.labelled or options.case == "relabel",
         "treefile": options.treefile.name if options.treefile else "every package",
         "updated": list(options.packages) if options.case == "two" else None,
         "seconds": round(bench.clock.seconds(), 1),
@@ -312,6 +325,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     parser.add_argument("--treefile", type=Path, help="default: every package of the repository")
     parser.add_argument("--packages", default="jq libjq1", help="what --case two updates")
     parser.add_argument("--ways", default="", help="only these: " + " ".join(p.key for p in PEERS))
+    parser.add_argument("--labelled", action="store_true", help="give the trees SELinux labels")
     parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md too")
     parser.add_argument("--work", type=Path, help="where temporary files go")
     parser.add_argument("--seconds", type=float, default=3600.0, help="limit for each command")
@@ -324,7 +338,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     return Options(**given), background
 
 
-CASES: dict[str, Callable[[Options], int]] = {UPDATE: run, "fresh": run, "two": run}
+CASES: dict[str, Callable[[Options], int]] = {UPDATE: run, "fresh": run, "two": run, "relabel": run}
 
 
 def main() -> int:

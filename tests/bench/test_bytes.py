@@ -166,6 +166,7 @@ def test_image_depends_on_the_tree_alone_and_knows_its_contents(tmp_path: Path) 
     (tree / "usr/link").symlink_to("file")
     ostree(repo, "init", "--mode=bare-user")
     images = []
+    os.setxattr(tree / "usr/file", "user.label", b"a\xff\0")
     for day in (1, 2):
         when = f"--timestamp=2025-01-0{day} 00:00:00 +0000"
         commit = ostree(repo, "commit", "--branch=x", f"--tree=dir={tree}", when)
@@ -176,7 +177,26 @@ def test_image_depends_on_the_tree_alone_and_knows_its_contents(tmp_path: Path) 
         "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824",
         "5d41402abc4b2a76b9719d911017c592", content.offset, 5,
     )  # fmt: skip
-    assert images[0].path.read_bytes()[content.offset :][:5] == b"hello"
+    data = images[0].path.read_bytes()
+    assert data[content.offset :][:5] == b"hello"
+    assert b"SCHILY.xattr.user.label=a\xff\0\n" in data
+
+
+@needs_root
+def test_relabelled_files_have_the_same_contents_in_another_tree(
+    fixture_repos: FixtureRepos, tmp_path: Path
+) -> None:
+    options = Options(
+        fixture_repos.gen1, fixture_repos.gen1, tmp_path / "out.json", case="relabel",
+        treefile=TREEFILE, ways=["rojig", "object-pull", "oci"],
+    )  # fmt: skip
+    assert run(options) == 0
+    rows = _rows(json.loads(options.out.read_text()), UPDATE)
+    whole = next(row for way, row in rows.items() if "rojig" in way)
+    assert whole["kinds"]["rpm"] == 0  # content digests say that nothing is new
+    assert whole["bytes"] < 100_000
+    assert rows["OSTree object pull"]["bytes"] > 1_000_000  # object checksums say the contrary
+    assert rows["jigdo set, without deltas"]["proof"].startswith("commit")
 
 
 def test_a_command_without_end_is_ended() -> None:

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from composer.checksum import ObjectChecksum
+from composer.ostree.objects import Header, parse_dirmeta
+from composer.ostree.repo import Repository
+
 _PIECE = 1 << 20
 
 
@@ -38,6 +42,7 @@ class Image:
 def export_image(repo: Path, commit: str, into: Path) -> Image:
     """Write the tree of a commit as a tar, with owners and extended attributes."""
     contents: list[Content] = []
+    attributes = _attributes(repo, commit)
     argv = ["ostree", f"--repo={repo}", "export", commit]
     with into.open("wb") as stream:
         target = _Hashing(stream)
@@ -49,11 +54,40 @@ def export_image(repo: Path, commit: str, into: Path) -> Image:
             tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT) as write,  # type: ignore[call-overload]
         ):
             for member in read:
+                # ostree's tar has no room for extended attributes, and gives all the commit's
+                # time: without that, an update looks smaller to whoever works on tars.
+                member.mtime = 0
+                member.pax_headers = attributes.get(member.name.removeprefix("./"), {})
                 contents += _copy(read, member, write)
                 _forget_members(read, write)
     if source.wait():
         raise subprocess.CalledProcessError(source.returncode, argv)
     return Image(into, target.sha256.hexdigest(), into.stat().st_size, contents)
+
+
+def _attributes(repo: Path, commit: str) -> dict[str, dict[str, str]]:
+    """Return the extended attributes by path, as tar's extended headers have them."""
+    repository = Repository.open(repo)
+    found: dict[str, dict[str, str]] = {}
+
+    def add(path: str, header: Header) -> None:
+        if header.xattrs:
+            found[path] = {
+                f"SCHILY.xattr.{name.decode()}": value.decode(errors="surrogateescape")
+                for name, value in header.xattrs
+            }
+
+    def walk(tree: ObjectChecksum, path: str) -> None:
+        entries = repository.dirtree(tree)
+        for file in entries.files:
+            add(f"{path}{file.name}", repository.content(file.checksum)[0])
+        for entry in entries.directories:
+            header = parse_dirmeta(repository.metadata("dirmeta", entry.meta))
+            add(f"{path}{entry.name}", header)
+            walk(entry.tree, f"{path}{entry.name}/")
+
+    walk(repository.commit(ObjectChecksum.parse(commit)).tree, "")
+    return found
 
 
 def _forget_members(*archives: Any) -> None:
@@ -65,9 +99,6 @@ def _forget_members(*archives: Any) -> None:
 def _copy(
     read: tarfile.TarFile, member: tarfile.TarInfo, write: tarfile.TarFile
 ) -> Iterator[Content]:
-    # ostree writes the commit's time everywhere: no way to send an update profits from that.
-    member.mtime = 0
-    member.pax_headers = {k: v for k, v in member.pax_headers.items() if not k.endswith("time")}
     if not member.isreg():
         write.addfile(member)
         return
