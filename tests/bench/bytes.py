@@ -1,6 +1,6 @@
 """The benchmark of bytes: what an update and a fresh install move, ours and other ways.
 
-    python -m tests.bench.bytes V1 V2 --out FILE.json [--case update|fresh|two|relabel]
+    python -m tests.bench.bytes V1 V2 --out FILE.json [--case update|fresh|two|relabel|any5]
         [--quick] [--treefile FILE] [--packages "NAME NAME"] [--docs] [--background]
 
 V1 and V2 are directories of RPMs (rpm-md repositories).  Both are composed, by a treefile or
@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import ours
+from tests.bench.anytoany import AnyToAny, pairs_table
+from tests.bench.generations import generations
 from tests.bench.measure import TooLong
 from tests.bench.peers import PEERS, Peer, Scene, Version, new_client, working_directory
 from tests.bench.relabel import Choose, changed, labelled, usual
@@ -35,6 +37,7 @@ from tests.bench.result import FRESH, UPDATE, Result, WrongTree
 from tests.bench.trees import export_image, with_updated
 
 _RELABELLED = 10_000
+TWO = ("jq", "libjq1")
 TOP = Path(__file__).resolve().parents[2]
 _VERSIONS = (
     ["ostree", "--version"], ["rpm", "--version"], ["rdiff", "--version"],
@@ -53,7 +56,7 @@ class Options:
     case: str = UPDATE
     quick: bool = False
     treefile: Path | None = None
-    packages: Sequence[str] = ("jq", "libjq1")
+    packages: Sequence[str] = ()
     ways: Sequence[str] = ()
     labelled: bool = False
     docs: bool = False
@@ -88,6 +91,9 @@ class Bench:
 
     def run(self) -> None:
         """Compose, then our side, then the peers."""
+        if self.options.case == "any5":
+            self._any_to_any()
+            return
         old, new = self._compose("v1", self.options.v1), None
         if self.options.case == "relabel":
             new = self._labelled("v2", old, changed(_RELABELLED))
@@ -99,11 +105,27 @@ class Bench:
             if not self.options.ways or peer.key in self.options.ways:
                 self._peer(peer, scene)
 
+    def _any_to_any(self) -> None:
+        self.clock.say("making five generations")
+        made = generations(self.options.v1, self.work / "generations", self.options.packages)
+        self.facts["changed packages"] = list(made.changed)
+        repositories = enumerate(made.repositories, 1)
+        versions = [self._compose(f"v{number}", place) for number, place in repositories]
+        place = self.work / "pairs"
+        place.mkdir()
+        pairs = AnyToAny(
+            place, self.repo, versions, self.options.seconds, self.clock.say,
+            direct=not self.options.quick,
+        )  # fmt: skip
+        for result in pairs.results():
+            self._add(result)
+        self.facts["bytes of the sets"] = pairs.stored
+
     def _second(self) -> Path:
         if self.options.case != "two":
             return self.options.v2
         into = self.work / "two"
-        return with_updated(self.options.v1, self.options.v2, self.options.packages, into)
+        return with_updated(self.options.v1, self.options.v2, self.options.packages or TWO, into)
 
     def _compose(self, name: str, packages: Path) -> ours.Composed:
         self.clock.say(f"composing {name}")
@@ -189,13 +211,13 @@ def document(bench: Bench) -> dict[str, Any]:
         "quick": options.quick,
         "labelled": options.labelled or options.case == "relabel",
         "treefile": options.treefile.name if options.treefile else "every package",
-        "updated": list(options.packages) if options.case == "two" else None,
+        "updated": list(options.packages or TWO) if options.case == "two" else None,
         "seconds": round(bench.clock.seconds(), 1),
         "machine": machine(),
         "tools": tools(),
         **bench.facts,
         "results": [asdict(result) for result in bench.results],
-        "ratios": ratios(bench.results),
+        "ratios": ratios(bench.results) if options.case != "any5" else None,
     }
 
 
@@ -254,6 +276,13 @@ def markdown(found: dict[str, Any], results: Sequence[Result]) -> str:
         + (" QUICK=1: the slowest ways are left out." if found["quick"] else ""),
         "",
     ]
+    if found["case"] == "any5":
+        changed = ", ".join(found["changed packages"])
+        text += [f"In each generation these packages are other ones: {changed}.", ""]
+        text += ["Ratio: to the best delta for that pair alone.", "", pairs_table(results)]
+        for way, sizes in found["bytes of the sets"].items():
+            text.append(f"Bytes of the sets, {way}: {', '.join(f'{s:,}' for s in sizes)}.")
+        return "\n".join([*text, ""])
     if cases:
         text += ["Ratio: to the OSTree static delta.", "", table(cases, against("update"))]
     if fresh:
@@ -263,6 +292,9 @@ def markdown(found: dict[str, Any], results: Sequence[Result]) -> str:
 
 def write_docs(options: Options, text: str, results: Sequence[Result]) -> None:
     """Put table and plot into the documentation."""
+    if options.case == "any5":
+        replace_section(TOP / "docs" / "benchmarks.md", options.case, text)
+        return
     name = "bytes.svg" if options.case == UPDATE else f"bytes-{options.case}.svg"
     image = TOP / "docs" / "img" / name
     image.parent.mkdir(exist_ok=True)
@@ -323,7 +355,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     parser.add_argument("--case", choices=tuple(CASES), default=UPDATE)
     parser.add_argument("--quick", action="store_true", help="leave out the slowest ways")
     parser.add_argument("--treefile", type=Path, help="default: every package of the repository")
-    parser.add_argument("--packages", default="jq libjq1", help="what --case two updates")
+    parser.add_argument("--packages", default="", help="what changes, of --case two and any5")
     parser.add_argument("--ways", default="", help="only these: " + " ".join(p.key for p in PEERS))
     parser.add_argument("--labelled", action="store_true", help="give the trees SELinux labels")
     parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md too")
@@ -338,7 +370,13 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     return Options(**given), background
 
 
-CASES: dict[str, Callable[[Options], int]] = {UPDATE: run, "fresh": run, "two": run, "relabel": run}
+CASES: dict[str, Callable[[Options], int]] = {
+    UPDATE: run,
+    "fresh": run,
+    "two": run,
+    "relabel": run,
+    "any5": run,
+}
 
 
 def main() -> int:

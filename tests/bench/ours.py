@@ -49,6 +49,15 @@ VARIANTS: Sequence[Variant] = (
 )  # fmt: skip
 
 
+def build_options(variant: Variant, olds: Sequence[str]) -> list[str]:
+    """Return a variant's options of ``set build``, with ``--from`` for each of these commits."""
+    words = list(variant.build)
+    if "{old}" in words:
+        at = words.index("{old}") - 1
+        words[at : at + 2] = [word for old in olds for word in (variant.build[at], old)]
+    return words
+
+
 class Unknown(Exception):
     """This program does not know an option (yet)."""
 
@@ -255,7 +264,7 @@ class Journey:
             yield Result(UPDATE, variant.title, skipped=str(reason), ours=True)
             return
         side = base.copy(self.work / "variant")
-        options = [word.format(old=self.old.commit) for word in variant.build]
+        options = build_options(variant, [self.old.commit])
         made, size = side.publish(self.repo, self.new, options)
         repoint(link, side.mirror)
         update = counted_pull(server, side, self.new, UPDATE, variant.pull)

@@ -12,13 +12,15 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.bench.anytoany import STATIC_DELTA, AnyToAny, best_direct, pairs_table
 from tests.bench.bytes import Bench, Clock, Options, run, work_directory
+from tests.bench.generations import Generations, choose, generations
 from tests.bench.measure import Measured, TooLong, measure
-from tests.bench.ours import Unknown, Variant, require_options
-from tests.bench.peers import PEERS, Peer, Program
+from tests.bench.ours import Unknown, Variant, build_options, compose, require_options
+from tests.bench.peers import PEERS, Peer, Program, Scene, Version, new_client
 from tests.bench.report import plot, replace_section, table
 from tests.bench.result import FRESH, NOTHING, UPDATE, Result, WrongTree, require_same
-from tests.bench.trees import Content, export_image, with_updated
+from tests.bench.trees import Content, Image, export_image, names, query, rpms_in, with_updated
 from tests.commands import ostree
 from tests.fixtures_os.repos import FixtureRepos
 
@@ -140,9 +142,6 @@ def test_a_tool_that_fails_is_named_and_fails_the_run(tmp_path: Path) -> None:
 
 
 def _no_scene(work: Path) -> Any:
-    from tests.bench.peers import Scene, Version
-    from tests.bench.trees import Image
-
     nothing = Version("0", work, [], Image(work, "", 0, []))
     return Scene(work / "peer", work, "ref", nothing, None, 60.0)
 
@@ -209,6 +208,92 @@ def test_memory_is_the_commands_own() -> None:
     ballast[::4096] = b"x" * len(ballast[::4096])
     run = measure([sys.executable, "-c", "import time; x = b'x' * (64 << 20); time.sleep(0.2)"])
     assert 64 << 20 < run.peak < 150 << 20
+
+
+@pytest.fixture(scope="module")
+def made(fixture_repos: FixtureRepos, tmp_path_factory: pytest.TempPathFactory) -> Generations:
+    into = tmp_path_factory.mktemp("generations")
+    return generations(fixture_repos.gen1, into, ["kernel-core", "libhue"], count=3)
+
+
+def test_generations_have_other_contents_at_places_of_their_own(made: Generations) -> None:
+    for name in made.changed:
+        digests = set()
+        for number, repository in enumerate(made.repositories, 1):
+            (rpm,) = repository.rglob(f"{name}-[0-9]*.g{number}.*.rpm")
+            digests.add(tuple(query([rpm], "[%{FILEDIGESTS}\n]")))
+        assert len(digests) == 3, name
+    files = query(sorted(made.repositories[2].rglob("kernel-core-*.rpm")), "[%{FILENAMES}\n]")
+    assert "/usr/lib/modules/6.1.10-1.fx.x86_64.g3/vmlinuz" in files
+
+
+def test_generations_keep_what_did_not_change_and_what_others_require(
+    made: Generations, fixture_repos: FixtureRepos
+) -> None:
+    (before,) = fixture_repos.gen1.rglob("libhue-*.rpm")
+    (after,) = made.repositories[1].rglob("libhue-*.rpm")
+    form = "[%{FILENAMES} %{FILEMODES:octal} %{FILEUSERNAME}\n]"
+    assert query([before], form) == query([after], form)
+    assert set(query([before], "[%{PROVIDENEVRS}\n]")) < set(query([after], "[%{PROVIDENEVRS}\n]"))
+    kept = {path.name for path in rpms_in(made.repositories[0])}
+    missing = {path.name for path in rpms_in(fixture_repos.gen1)} - kept
+    assert {name.split("-1")[0].split("-6")[0] for name in missing} == {"kernel-core", "libhue"}
+
+
+def test_generations_are_the_same_every_time(
+    made: Generations, fixture_repos: FixtureRepos, tmp_path: Path
+) -> None:
+    again = generations(fixture_repos.gen1, tmp_path, ["libhue"], count=2)
+    for first, second in zip(made.repositories, again.repositories, strict=False):
+        one, two = (sorted(place.rglob("libhue-*.rpm")) for place in (first, second))
+        assert query(one, "[%{FILEDIGESTS}\n]") == query(two, "[%{FILEDIGESTS}\n]")
+
+
+def test_unknown_packages_are_refused(fixture_repos: FixtureRepos, tmp_path: Path) -> None:
+    with pytest.raises(LookupError, match="no-such-package"):
+        generations(fixture_repos.gen1, tmp_path, ["no-such-package"])
+
+
+def test_chosen_are_a_kernel_a_library_and_others(fixture_repos: FixtureRepos) -> None:
+    rpms = rpms_in(fixture_repos.gen1)
+    chosen = choose(dict(zip(names(rpms), rpms, strict=True)))
+    assert chosen[0] == "kernel-core"
+    assert chosen[1].startswith("lib")
+    assert len(set(chosen)) == len(chosen) >= 10
+
+
+@needs_root
+def test_every_pair_is_measured_in_both_directions(made: Generations, tmp_path: Path) -> None:
+    repo = new_client(tmp_path / "repo")
+    two = made.repositories[:2]
+    versions = [compose(TREEFILE, place, repo, tmp_path) for place in two]
+    work = tmp_path / "pairs"
+    work.mkdir()
+    results = list(AnyToAny(work, repo, versions, 300.0, print).results())
+    by = {(r.case, r.way): r for r in results if r.bytes is not None}
+    for case, number in (("1 to 2", 1), ("2 to 1", 0)):
+        ours = by[case, "jigdo set, without deltas"]
+        assert ours.proof == f"commit {versions[number].commit[:12]}"
+        assert by[case, STATIC_DELTA].bytes == best_direct(results, case)
+    assert list(work.glob("v*")) == []
+
+
+def test_best_direct_delta_is_the_smallest_of_those_made_for_the_pair() -> None:
+    results = [
+        Result("1 to 2", STATIC_DELTA, 100),
+        Result("1 to 2", "ours", 90, note="direct: 80", ours=True),
+        Result("2 to 1", STATIC_DELTA, 200),
+        Result("2 to 1", "ours", 150, note="direct: 300", ours=True),
+    ]
+    assert best_direct(results, "1 to 2") == 80
+    assert "| 1 to 2 | 80 | 100 (1.25x) | 90 (1.12x) |" in pairs_table(results)
+    assert "| 2 to 1 | 200 | 200 (1.00x) | 150 (0.75x) |" in pairs_table(results)
+
+
+def test_options_name_each_version_to_update_from() -> None:
+    variant = Variant("x", "", ("--from", "{old}", "--rpm-deltas", "all"))
+    words = build_options(variant, ["a", "b"])
+    assert words == ["--from", "a", "--from", "b", "--rpm-deltas", "all"]
 
 
 RESULTS = [
