@@ -5,9 +5,13 @@ JOBS ?= $(shell nproc)
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+BYTES_ARGS = $(if $(CASE),--case $(CASE)) $(if $(QUICK),--quick) $(if $(DOCS),--docs) \
+    $(if $(TREEFILE),--treefile "$(TREEFILE)") $(if $(PACKAGES),--packages "$(PACKAGES)") \
+    $(if $(WORK),--work "$(WORK)") $(if $(BACKGROUND),--background) $(BENCH_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo check format test bench bench-compose lock clean
+.PHONY: help setup setup-test setup-bench demo check format test bench bench-compose \
+    bench-bytes lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -17,6 +21,9 @@ setup: ## install what running needs: system packages, .venv (seconds when nothi
 
 setup-test: ## the same, and what the tests need
 	@packaging/setup.sh test
+
+setup-bench: ## the same, and the other ways that bench-bytes compares with
+	@packaging/setup.sh bench
 
 demo: setup ## the main job, end to end, on fixture packages (a few minutes; root)
 	$(PYTHON) fixtures/demo.py $(DEMO_ARGS)
@@ -38,6 +45,12 @@ bench: setup-test ## the benchmarks, on the whole corpus (long)
 
 bench-compose: setup-test ## the compose against dnf --installroot, on the whole corpus (long)
 	$(PYTHON) -m tests.bench.compose $(BENCH_ARGS)
+
+bench-bytes: setup-test ## bytes moved: V1=DIR V2=DIR OUT=FILE.json [QUICK=1 ...] (docs/benchmarks.md)
+	@test -n "$(V1)" -a -n "$(V2)" -a -n "$(OUT)" || \
+	    { echo "usage: make bench-bytes V1=DIR V2=DIR OUT=FILE.json (see docs/benchmarks.md)" >&2; exit 2; }
+	-@packaging/setup.sh bench # what is not there is left out, by name
+	$(PYTHON) -m tests.bench.bytes "$(V1)" "$(V2)" --out "$(OUT)" $(BYTES_ARGS)
 
 lock: setup ## pin again what pyproject.toml asks for (LOCK_ARGS=--upgrade: newest)
 	/usr/bin/python3 -m venv .cache/lock

@@ -45,6 +45,14 @@ class MissingRequirement(ComposerError):
     """This machine lacks a program, a library or a privilege that the work needs."""
 
 
+def missing_library(name: str) -> MissingRequirement:
+    """Make the error for a Python library that is not installed."""
+    return MissingRequirement(
+        f"the Python library {name} is missing",
+        hint="docs/install.md says what there has to be; packaging/setup.sh installs it",
+    )
+
+
 class VerificationFailed(ComposerError):
     """Bytes, a signature or a tree are not what a trusted statement says they are."""
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what the checkout needs: packaging/setup.sh [run|test]
+# Install what the checkout needs: packaging/setup.sh [run|test|bench]
 #
 # System packages through apt or dnf (only those that are missing), then .venv
 # from the distribution's own Python, then the pinned packages of
@@ -24,7 +24,9 @@ fail() {
 # The names in column $1 of the table, for what is wanted in $scope.
 wanted() {
     awk -v column="$1" -v scope="$scope" '
-        !/^#/ && NF && ($2 == "run" || scope == "test") { gsub(",", "\n", $column); print $column }
+        !/^#/ && NF && ($2 == "run" || scope == "bench" || $2 == scope) {
+            gsub(",", "\n", $column); print $column
+        }
     ' "$table"
 }
 
@@ -125,7 +127,10 @@ python_packages() {
     printf '%s\n' "$key" >"$stamp"
 }
 
-case $scope in run | test) ;; *) fail "unknown scope: $scope" "packaging/setup.sh [run|test]" ;; esac
+case $scope in
+run | test | bench) ;;
+*) fail "unknown scope: $scope" "packaging/setup.sh [run|test|bench]" ;;
+esac
 # Making it anew would clear the environment that another checkout uses.
 [ ! -L "$venv" ] || fail "$venv is a symlink" "remove the link (not what it leads to) and run this again"
 mkdir -p .cache

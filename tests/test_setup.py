@@ -97,7 +97,7 @@ def test_environment_is_what_the_lock_says() -> None:
 def test_package_table_names_both_distributions_for_every_need() -> None:
     rows = _package_rows()
     assert all(len(row) == 4 for row in rows), rows
-    assert {row[1] for row in rows} == {"run", "test"}
+    assert {row[1] for row in rows} == {"run", "test", "bench"}
 
 
 @pytest.mark.parametrize("column", [0, 2, 3], ids=["need", "debian", "fedora"])

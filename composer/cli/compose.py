@@ -180,6 +180,8 @@ def compose(
         is_published=_publication(rpm_repo, sbom),
         limits=limits,
     )
+    if rpm_repo or sbom:
+        _require_sbom()
     if not dry_run:
         become_root()
     if not dry_run and not seccomp.is_available():
@@ -189,7 +191,7 @@ def compose(
         )
     try:
         with console.progress(as_json=as_json) as report:
-            result = pipeline.compose(request, report)
+            result = pipeline.compose(request, report, console.warn)
             made = None
             if rpm_repo:
                 made = _publish(result, request, rpm_repo, gpg_homedir, deltas, report)
@@ -217,6 +219,12 @@ def _publication(rpm_repo: Path | None, sbom: Path | None) -> Callable[[str, str
         return all(describes(path, ref, commit) for path in wanted)
 
     return is_there
+
+
+def _require_sbom() -> None:
+    from composer.compose.sbom import require_library
+
+    require_library()
 
 
 def _write_sboms(
@@ -278,8 +286,6 @@ def show(
 ) -> None:
     """Print the outcome; after a dry run, the packages and what changes."""
     packages = [str(package.nevra) for package in result.solution.packages]
-    for warning in result.warnings:
-        console.warn(warning)
     if as_json:
         console.json(
             {

@@ -15,7 +15,7 @@ import click
 
 from composer import __version__
 from composer.cli.console import Console
-from composer.errors import EXIT_INTERRUPTED, ComposerError, UsageError
+from composer.errors import EXIT_INTERRUPTED, ComposerError, UsageError, missing_library
 
 _COMMANDS = {
     # name: (module, attribute, one line for the help page)
@@ -89,6 +89,8 @@ def main() -> NoReturn:
         status = 1
     except OSError as error:
         status = console.fail(_from_os(error))
+    except ModuleNotFoundError as error:
+        status = console.fail(_from_import(error))
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -110,6 +112,13 @@ def _from_click(error: click.ClickException) -> ComposerError:
     return UsageError(
         error.format_message().rstrip("."), hint=f"see: {path or 'jigdo-composer'} --help"
     )
+
+
+def _from_import(error: ModuleNotFoundError) -> ComposerError:
+    library = (error.name or "").partition(".")[0]
+    if library in ("", "composer"):
+        raise error
+    return missing_library(library)
 
 
 def _from_os(error: OSError) -> ComposerError:

@@ -46,14 +46,16 @@ def is_local(argument: str) -> bool:
     return argument.endswith(".rpm")
 
 
-def read_local(arguments: Iterable[str], where: str) -> dict[str, LocalRpm]:
-    """Read the local RPMs among package ``arguments``, by argument.
+def read_local(arguments: Iterable[tuple[str, str]]) -> dict[str, LocalRpm]:
+    """Read the local RPMs among package arguments, by argument; each comes with its place.
 
     Header and digests are verified by rpm; no repository vouches for them.  Raises
     SolveFailed for what is no file, and PackageRefused.
     """
     found: dict[str, LocalRpm] = {}
-    for argument in filter(is_local, arguments):
+    for argument, where in arguments:
+        if not is_local(argument):
+            continue
         path = Path(argument).absolute()
         if not path.is_file() or path.stat().st_size > _LARGEST:
             raise SolveFailed(
@@ -77,19 +79,19 @@ def add_local(base: Any, local: Mapping[str, LocalRpm]) -> dict[str, Any]:
 
 
 def mark(
-    base: Any, arguments: Sequence[str], local: Mapping[str, Any], where: str, why: Why
+    base: Any, arguments: Sequence[tuple[str, str]], local: Mapping[str, Any], why: Why
 ) -> None:
-    """Ask for ``arguments``; raises SolveFailed for all that is unknown at once.
+    """Ask for ``arguments``, each with its place; raises SolveFailed for all unknown at once.
 
     ``local`` are the packages of :func:`add_local`; ``why`` says why a package of a name was
     not to be had.
     """
     import dnf.exceptions
 
-    unknown = []
-    if any(argument.startswith("@") for argument in arguments):
+    unknown = {}
+    if any(argument.startswith("@") for argument, _ in arguments):
         base.read_comps(arch_filter=True)
-    for argument in arguments:
+    for argument, where in arguments:
         try:
             if argument in local:
                 base.package_install(local[argument])
@@ -100,12 +102,15 @@ def mark(
             else:
                 base.install(argument)
         except (dnf.exceptions.MarkingError, dnf.exceptions.CompsError):
-            unknown.append(argument)
+            unknown[argument] = where
     if unknown:
         names = {package.name for package in base.sack.query()}
         raise SolveFailed(
-            f"{where}: no repository has {', '.join(unknown)}",
-            details=[_reason(argument, why) or _near(argument, names) for argument in unknown],
+            f"{next(iter(unknown.values()))}: no repository has {', '.join(unknown)}",
+            details=[
+                f"{where}: {_reason(a, local.get(a), why) or _near(a, names)}"
+                for a, where in unknown.items()
+            ],
             hint=f"repositories asked: {', '.join(r.id for r in base.repos.iter_enabled())}",
         )
 
@@ -134,12 +139,16 @@ def mark_from(base: Any, repository: str, arguments: Sequence[str], where: str) 
         base.install(argument, reponame=repository)
 
 
-def exclude(base: Any, names: Sequence[str], arguments: Iterable[str], where: str) -> None:
-    """Take the packages ``names`` away; raises SolveFailed for one that is asked for too."""
-    both = sorted(set(names) & set(arguments))
+def exclude(base: Any, names: Mapping[str, str], arguments: Mapping[str, str]) -> None:
+    """Take the packages ``names`` away; raises SolveFailed for one that is asked for too.
+
+    Both are by their places.
+    """
+    both = sorted(names.keys() & arguments.keys())
     if both:
         raise SolveFailed(
-            f"{where}: {', '.join(both)}: in packages and in exclude-packages",
+            f"{names[both[0]]}: {', '.join(both)}: in packages and in exclude-packages",
+            details=[f"{arguments[name]}: {name}" for name in both],
             hint="take it out of one of the two",
         )
     if names:
@@ -154,7 +163,7 @@ def enable_modules(base: Any, enable: Sequence[str], install: Sequence[str], whe
         import dnf.module.module_base
     except ImportError as error:
         raise SolveFailed(
-            f"{where}: modules: this machine's dnf knows no modules",
+            f"{where}: this machine's dnf knows no modules",
             hint="install a python3-dnf with libdnf's module support",
         ) from error
     import dnf.exceptions
@@ -169,7 +178,7 @@ def enable_modules(base: Any, enable: Sequence[str], install: Sequence[str], whe
             lines = [line.strip(" -") for line in str(error).splitlines()]
             said = [line for line in lines if line and not _HEADINGS.match(line)]
             raise SolveFailed(
-                f"{where}: modules: {said[0] if said else 'cannot be enabled'}",
+                f"{where}: {said[0] if said else 'cannot be enabled'}",
                 details=said[1:10],
                 hint=f"asked for {', '.join(specs)}; a stream is written name:stream",
             ) from error
@@ -208,9 +217,11 @@ def _mark_members(base: Any, group: Any) -> None:
         base._goal.install(select=selector, optional=True)
 
 
-def _reason(argument: str, why: Why) -> str:
+def _reason(argument: str, local: Any, why: Why) -> str:
     import dnf.subject
 
+    if local is not None:
+        return f"{argument}: {why(local.name)}"
     subject = dnf.subject.Subject(argument.split()[0])
     for nevra in subject.get_nevra_possibilities():
         if nevra.name and (reason := why(nevra.name)):

@@ -20,7 +20,7 @@ from composer.compose.metadata import Origin
 from composer.compose.packages import ComposedPackage
 from composer.compose.postprocess import postprocess
 from composer.compose.removal import remove_from_packages
-from composer.compose.rpmdb import DEFAULT, convert_for_tree
+from composer.compose.rpmdb import Database, convert_for_tree
 from composer.compose.tree import Tree
 from composer.compose.treefile import Treefile
 from composer.ostree.repo import Repository
@@ -32,8 +32,7 @@ from composer.system.limits import DEFAULTS, Limits
 class Build:
     """What a commit is made of.
 
-    ``parent`` is "" for a commit without one; ``backend`` is librpm's for the database;
-    ``layers`` are in the repository at ``layered``.
+    ``parent`` is "" for a commit without one; ``layers`` are in the repository at ``layered``.
     ``limits`` are those of each scriptlet, script and other program that runs for it.
     """
 
@@ -46,7 +45,7 @@ class Build:
     timestamp: int
     input_digest: str
     origin: Origin = field(default_factory=Origin)
-    backend: str = DEFAULT
+    database: Database = field(default_factory=Database)
     layers: tuple[Layer, ...] = ()
     layered: Path | None = None
     limits: Limits = DEFAULTS
@@ -74,15 +73,14 @@ def build(
         timestamp=wanted.timestamp,
         known=wanted.known,
         report=report,
-        backend=wanted.backend,
+        backend=wanted.database.backend,
     )
     signatures = read_signatures(tree, wanted.packages) if treefile.ima else {}
     report(Step("postprocess", item="layout"))
-    removals = [(r.package, r.patterns, r.where) for r in treefile.remove_from_packages]
-    remove_from_packages(tree, wanted.packages, removals)
+    remove_from_packages(tree, wanted.packages, treefile.remove_from_packages)
     overlaid = treefile.opt_usrlocal_overlays
     arrange(tree, opt_usrlocal="state-overlay" if overlaid else treefile.opt_usrlocal)
-    if treefile.rpmdb == "target":
+    if wanted.database.for_tree:
         convert_for_tree(tree, scratch=work, timestamp=wanted.timestamp)
     if wanted.layered is not None:
         lay(tree, Repository.open(wanted.layered), wanted.layers)

@@ -63,11 +63,12 @@ class Solution:
     """All packages, sorted by NEVRA.
 
     ``repositories`` are those that were asked, with the time of their metadata in seconds
-    since 1970; sorted.
+    since 1970; sorted.  ``warnings`` are for the person.
     """
 
     packages: tuple[Chosen, ...]
     repositories: tuple[tuple[str, int], ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def newest_build_time(self) -> int:
@@ -157,29 +158,36 @@ def _solve(
     *,
     strict: bool,
 ) -> Solution:
-    where = f"{treefile.path}: packages"
+    asked = _placed(treefile, "packages")
     modules = treefile.modules
-    enable_modules(base, modules.enable, modules.install, str(treefile.path))
-    local = read_local(treefile.packages, where)
+    enable_modules(
+        base, modules.enable, modules.install, ", ".join(treefile.places.get("modules", ()))
+    )
+    local = read_local(asked.items())
     added = add_local(base, local)
-    excluded = treefile.exclude_packages
+    excluded = _placed(treefile, "exclude-packages")
     locks: Locks | None = None
     if lockfile is not None:
         locks = apply_locks(
             base, lockfile, excluded=excluded, lockfile_repos=locked_only, strict=strict
         )
-    exclude(base, excluded, treefile.packages, str(treefile.path))
+    exclude(base, excluded, asked)
 
     def why(name: str) -> str:
         if name in excluded:
-            return "the key exclude-packages names it"
+            return f"{excluded[name]} names it"
         return locks.reason(name) if locks else ""
 
-    for number, entry in enumerate(treefile.repo_packages):
-        place = f"{treefile.path}: repo-packages[{number}]"
-        mark_from(base, entry.repo, entry.packages, place)
-    mark(base, treefile.packages, added, where, why)
+    for entry in treefile.repo_packages:
+        mark_from(base, entry.repo, entry.packages, entry.where)
+    mark(base, list(asked.items()), added, why)
     return _with_locks(_resolve(base, why, local.values()), locks)
+
+
+def _placed(treefile: Treefile, key: str) -> dict[str, str]:
+    """Return the names of a list of packages, each with where it stands."""
+    names = treefile.packages if key == "packages" else treefile.exclude_packages
+    return dict(zip(names, treefile.item_places.get(key, ()), strict=True))
 
 
 def _silence() -> None:
@@ -269,4 +277,4 @@ def _with_locks(solution: Solution, locks: Locks | None) -> Solution:
     if locks is None:
         return solution
     packages = tuple(replace(one, locked=locks.digest(one.nevra)) for one in solution.packages)
-    return replace(solution, packages=packages)
+    return replace(solution, packages=packages, warnings=locks.warnings())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class Document:
         if len(data) > _MOST_BYTES:
             raise TreefileError(f"{path}: more than {_MOST_BYTES} bytes; this is no treefile")
         try:
-            text = data.decode()
+            text = data.removeprefix(BOM_UTF8).decode()
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
             raise TreefileError(f"{path}: line {line}: not UTF-8 text") from error

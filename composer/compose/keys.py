@@ -418,7 +418,8 @@ class Keys:
         one_of("target", "host", "bdb", "sqlite", "ndb", also={"b-d-b": "bdb"}),
         Merge.NEAREST, "target",
         "The format of the package database: `target` is what the tree's rpm reads, `host` and "
-        "`sqlite` what is usual now; `ndb` and `bdb` where this machine's librpm has them.",
+        "`sqlite` what is usual now; `ndb` and `bdb` where this machine's librpm can write them, "
+        "else, with a warning, the same as `target`.",
     )
     rpmdb_normalize = Key(
         FLAG, Merge.NEAREST, False,
@@ -456,12 +457,15 @@ class Keys:
     )
     repo_metadata = Key(
         _METADATA_PLACE, Merge.NEAREST, "detached",
-        "Where the repositories and their times are noted: in the commit, beside it, or nowhere.",
+        "Where the repositories and their times are noted: in the commit, beside it, or nowhere.  "
+        "Not in the commit by default, for its checksum would change with them, though no package "
+        "does.",
         aliases=("repo_metadata",),
     )
     advisories_metadata = Key(
         _METADATA_PLACE, Merge.NEAREST, "detached",
-        "Where the advisories of the packages are noted: in the commit, beside it, or nowhere.",
+        "Where the advisories of the packages are noted: in the commit, beside it, or nowhere.  "
+        "Not in the commit by default, for they come and change after the packages.",
     )
     gpg_key = Key(
         WORD, Merge.NEAREST, "",

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from composer.compose.document import Document, Trail, TreefileError
+from composer.compose.pattern import compiled
 from composer.compose.values import (
     AccountCheck,
     AddFile,
@@ -463,10 +463,8 @@ def _pattern(value: object, place: Place) -> str:
             f"a regular expression of 1 to {_LONGEST_PATTERN} characters", value
         )  # fmt: skip
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            re.compile(found)
-    except (re.error, Warning, OverflowError, RecursionError) as error:
+        compiled(found)
+    except ValueError as error:
         raise place.wrong(f"{brief(value)} is no regular expression: {error}") from error
     return found
 
@@ -483,6 +481,7 @@ def _repo_packages(value: object, place: Place) -> RepoPackages:
     return RepoPackages(
         _word(said["repo"], place.at("repo")),
         _split_packages(said["packages"], place.at("packages")),
+        str(place),
     )
 
 

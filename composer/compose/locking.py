@@ -3,7 +3,7 @@
 As rpm-ostree has it, a lockfile allows and does not ask: the treefile still says what is
 installed.  Of a locked package only the locked version can be taken; packages that no
 lockfile names are free, or with ``strict`` not to be had.  Repositories of ``lockfile-repos``
-give locked packages only.
+give locked packages only.  What is locked and nowhere stops only those who need it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from composer.compose.lockfile import Locked, Lockfile, LockfileError
+from composer.compose.lockfile import Locked, LockedSource, Lockfile, LockfileError
 from composer.errors import VerificationFailed
 from composer.rpm.package import Nevra
 
 _MOST = 20
+# In a warning, which is one line.
+_FEW = 3
 
 
 class LockedDigestMismatch(VerificationFailed):
@@ -26,17 +28,32 @@ class LockedDigestMismatch(VerificationFailed):
 
 @dataclass(frozen=True, slots=True)
 class Locks:
-    """What is locked, by package name; ``reason`` tells why another version was not to be had."""
+    """What is locked, by package name; ``reason`` tells why another version was not to be had.
+
+    ``missing`` is what no repository has.
+    """
 
     lockfile: Lockfile
     strict: bool
     by_name: Mapping[str, str]
+    missing: tuple[str, ...]
 
     def reason(self, name: str) -> str:
         """Say why the lockfiles keep versions of ``name`` away; "" if they do not."""
         if name in self.by_name:
             return self.by_name[name]
         return "no lockfile has it" if self.strict else ""
+
+    def warnings(self) -> tuple[str, ...]:
+        """Say what of a solution's lockfiles was not to be had, and thus not needed."""
+        if not self.missing:
+            return ()
+        shown = ", ".join(self.missing[:_FEW])
+        rest = len(self.missing) - _FEW
+        return (
+            f"no repository has {len(self.missing)} of the locked packages; none of them is"
+            f" needed: {shown}" + (f" and {rest} more" if rest > 0 else ""),
+        )
 
     def digest(self, nevra: Nevra) -> str:
         """Return the digest that the lockfiles want of ``nevra``; "" if any will do."""
@@ -54,18 +71,25 @@ def apply_locks(
 ) -> Locks:
     """Take out of dnf's sack what ``lockfile`` rules out.
 
-    Raises LockfileError, naming all, for what is excluded or what no repository has, and
-    LockedDigestMismatch where a repository has other bytes under a locked version.
+    Raises LockfileError, naming all, for what is excluded, and LockedDigestMismatch where a
+    repository has other bytes under a locked version.
     """
     _require_not_excluded(lockfile, set(excluded))
     named = _by_name(base, lockfile)
     allowed = _allowed(lockfile, named)
     by_name = {name: f"{one.where} locks {one}" for name, one in lockfile.packages.items()}
-    for package, reason in _of_sources(base, lockfile, allowed):
+    built, nowhere = _of_sources(base, lockfile, allowed)
+    for package, reason in built:
         by_name.setdefault(package.name, reason)
         named[package.name].append(package)
+    missing = [source.rpm for source in nowhere]
+    for name, locked in lockfile.packages.items():
+        there = named.get(name, [])
+        if not any(locked.takes(nevra_of(one)) or one in allowed for one in there):
+            by_name[name] += _instead(there)
+            missing.append(str(locked))
     _exclude(base, strict, lockfile_repos, named, allowed)
-    return Locks(lockfile, strict, by_name)
+    return Locks(lockfile, strict, by_name, tuple(sorted(missing)))
 
 
 def nevra_of(package: Any) -> Nevra:
@@ -92,30 +116,19 @@ def _by_name(base: Any, lockfile: Lockfile) -> dict[str, list[Any]]:
 
 def _allowed(lockfile: Lockfile, named: Mapping[str, list[Any]]) -> set[Any]:
     allowed: set[Any] = set()
-    missing: list[str] = []
     wrong: list[str] = []
     for name, locked in sorted(lockfile.packages.items()):
         there = named.get(name, [])
         matching = [package for package in there if locked.takes(nevra_of(package))]
         good = [package for package in matching if _digest_may_match(locked, package)]
         allowed.update(good)
-        if not matching:
-            missing.append(_missing(locked, there))
-        elif not good:
+        if not good:
             wrong += [f"{locked.where}: expected {locked.digest}, {_has(one)}" for one in matching]
     if wrong:
         raise LockedDigestMismatch(
             "packages are not those that the lockfiles name",
             details=_shortened(wrong),
             hint="use the repository that the lockfile was made with, or make the lockfile again",
-        )
-    if missing:
-        raise LockfileError(
-            missing[0]
-            if len(missing) == 1
-            else f"no repository has {len(missing)} packages that the lockfiles name",
-            details=_shortened(missing) if len(missing) > 1 else [],
-            hint="use the repositories that the lockfile was made with, or take it out of there",
         )
     return allowed
 
@@ -125,12 +138,9 @@ def _shortened(lines: Sequence[str]) -> list[str]:
     return [*lines[:_MOST], *([f"and {rest} more"] if rest > 0 else [])]
 
 
-def _missing(locked: Locked, there: Sequence[Any]) -> str:
+def _instead(there: Sequence[Any]) -> str:
     others = sorted({f"{nevra_of(package)} ({package.reponame})" for package in there})
-    has = (
-        f"; there is {', '.join(others[:4])}" if others else f", nor any other {locked.nevra.name}"
-    )
-    return f"{locked.where}: no repository has {locked}{has}"
+    return ", which no repository has" + (f"; there is {', '.join(others[:4])}" if others else "")
 
 
 def _digest(package: Any) -> str:
@@ -155,11 +165,13 @@ def _digest_may_match(locked: Locked, package: Any) -> bool:
     return actual == locked.digest
 
 
-def _of_sources(base: Any, lockfile: Lockfile, allowed: set[Any]) -> list[tuple[Any, str]]:
+def _of_sources(
+    base: Any, lockfile: Lockfile, allowed: set[Any]
+) -> tuple[list[tuple[Any, str]], list[LockedSource]]:
     """Lock what was built from locked source packages; returns those packages with reasons.
 
-    Where ``packages`` locks another version, the later lockfile counts; within one that
-    is a contradiction.
+    The second are those of which nothing was built that is here.  Where ``packages`` locks
+    another version, the later lockfile counts; within one that is a contradiction.
     """
     found: list[tuple[Any, str]] = []
     seen = set()
@@ -185,12 +197,7 @@ def _of_sources(base: Any, lockfile: Lockfile, allowed: set[Any]) -> list[tuple[
         else:
             allowed.discard(package)
         found.append((package, f"{source.where} locks {source.rpm}"))
-    if missing := [one.where for name, one in sorted(lockfile.sources.items()) if name not in seen]:
-        raise LockfileError(
-            f"{missing[0]}: no repository has a package that was built from it",
-            details=missing[1:_MOST],
-        )
-    return found
+    return found, [one for name, one in lockfile.sources.items() if name not in seen]
 
 
 def _exclude(

@@ -27,7 +27,7 @@ from composer.compose.packages import ComposedPackage, fetch, lock
 from composer.compose.phases import Stopwatch
 from composer.compose.postprocess import require_possible
 from composer.compose.reproduce import require_same
-from composer.compose.rpmdb import backend
+from composer.compose.rpmdb import Database, database_of
 from composer.compose.treefile import Treefile, load
 from composer.compose.values import Rojig
 from composer.compose.version import next_version
@@ -84,8 +84,8 @@ class ComposeResult:
 
     ``packages`` are sorted by NEVRA.  ``before`` are the NEVRAs of the ref's previous
     commit, ``fixed`` the advisories that came since; ``created`` is whether the repository
-    was made; ``warnings`` and ``rojig`` are the treefile's.  ``varied`` is what a second
-    compose had otherwise and still came to the same commit; empty where there was none.
+    was made; ``rojig`` is the treefile's.  ``varied`` is what a second compose had otherwise
+    and still came to the same commit; empty where there was none.
     ``seconds`` are those of each phase; ``signing`` is what signed.  Where the ref's current
     commit only lacked being published, it is that commit, with its packages.
     """
@@ -100,7 +100,6 @@ class ComposeResult:
     created: bool = False
     varied: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
     rojig: Rojig | None = None
     signing: Signing | None = None
     fixed: tuple[Advisory, ...] = ()
@@ -122,26 +121,39 @@ class _Plan:
     input_digest: str
     timestamp: int
     layers: tuple[Layer, ...]
-    database: str
+    database: Database
     origin: Origin = field(default_factory=Origin)
 
 
-def compose(request: ComposeRequest, report: Report) -> ComposeResult:
+def compose(
+    request: ComposeRequest, report: Report, warn: Callable[[str], None] = lambda text: None
+) -> ComposeResult:
     """Compose ``request.treefile`` and set its ref in ``request.repo``.
 
-    A repository that does not exist is made, as bare-user.  Raises NothingNew, having
-    written nothing but a lockfile, when the ref's current commit came from the same input and is
-    published; NotReproducible; else what the steps raise, with the ref as it was.
+    ``warn`` is told what the person should know, as soon as it is known: a compose that ends in
+    an error has warnings too.  A repository that does not exist is made, as bare-user.
+
+    Raises NothingNew, having written nothing but a lockfile, when the ref's current commit came
+    from the same input and is published; NotReproducible; else what the steps raise, with the
+    ref as it was.
     """
     watch = Stopwatch(report)
-    return replace(_compose(request, watch), seconds=watch.seconds())
+    return replace(_compose(request, watch, warn), seconds=watch.seconds())
 
 
-def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
+def _compose(request: ComposeRequest, report: Report, warn: Callable[[str], None]) -> ComposeResult:
     treefile = load(request.treefile, basearch=request.basearch)
+    for warning in treefile.warnings:
+        warn(warning)
     treefile.require_complete()
     require_possible(treefile)
-    database = backend(treefile.rpmdb, ", ".join(treefile.places.get("rpmdb", ())))
+    database = database_of(treefile.rpmdb)
+    if database.is_other:
+        place = ", ".join(treefile.places["rpmdb"])
+        warn(
+            f"{place}: librpm of this machine cannot write {treefile.rpmdb}; "
+            "as with `target`, the database is what the tree's own rpm reads"
+        )
     if request.strict_lockfile and not request.lockfiles:
         raise UsageError("a strict lockfile was asked for, but no lockfile given")
     lockfile = read_lockfiles(request.lockfiles) if request.lockfiles else None
@@ -163,6 +175,8 @@ def _compose(request: ComposeRequest, report: Report) -> ComposeResult:
             lockfile=lockfile,
             strict=request.strict_lockfile,
         ) as (solution, base):
+            for warning in (*solution.warnings, *_without_package(treefile, solution)):
+                warn(warning)
             plan = _plan(treefile, before, solution, layers, database)
             again = request.force or request.check_reproducible
             unchanged = before.input_digest == plan.input_digest and not again
@@ -196,7 +210,7 @@ def _plan(
     before: Previous,
     solution: Solution,
     layers: tuple[Layer, ...],
-    database: str,
+    database: Database,
 ) -> _Plan:
     state = hashlib.sha256(f"{_FORMAT} {treefile.digest()}\n".encode())
     for package in solution.packages:
@@ -278,7 +292,7 @@ def _build(
         timestamp=plan.timestamp,
         input_digest=plan.input_digest,
         origin=plan.origin,
-        backend=plan.database,
+        database=plan.database,
         layers=plan.layers,
         layered=request.repo.absolute() if plan.layers else None,
         limits=request.limits,
@@ -330,7 +344,6 @@ def _result(
         signing=_signing(request, plan.treefile),
         fixed=_fixed(plan, solution),
         rojig=plan.treefile.rojig,
-        warnings=(*plan.treefile.warnings, *_without_package(plan.treefile, solution)),
     )
 
 

@@ -8,6 +8,8 @@ added files, and what it writes for dracut counts.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from composer.compose.altfiles import move_accounts, settle_shadow
@@ -22,7 +24,7 @@ from composer.compose.kernel import prepare_kernel, run_in_tree, write_kernel_in
 from composer.compose.layout import finish, settle_machine_id
 from composer.compose.os_release import mutate_os_release
 from composer.compose.policy import settle_policy
-from composer.compose.tree import Tree
+from composer.compose.tree import BadTree, Tree
 from composer.compose.treefile import Treefile
 from composer.compose.units import enable, set_default_target
 from composer.errors import CommandFailed, ComposerError
@@ -65,9 +67,7 @@ def postprocess(
     ``version`` is that of the commit; ``scratch`` is a directory for scripts outside the
     tree.  Raises BadTree, FileNotAdded, DeviceInTree, ScriptFailed, InitramfsFailed.
     """
-    enable(tree, treefile.units)
-    if treefile.default_target:
-        set_default_target(tree, treefile.default_target)
+    _settle_units(tree, treefile)
     mutate_os_release(tree, treefile.mutate_os_release, version)
     remove_files(tree, treefile.remove_files)
     for file in treefile.add_files:
@@ -92,6 +92,23 @@ def postprocess(
     return kernel
 
 
+def _settle_units(tree: Tree, treefile: Treefile) -> None:
+    for unit, place in zip(treefile.units, treefile.item_places.get("units", ()), strict=True):
+        with _told_at(place):
+            enable(tree, unit)
+    if treefile.default_target:
+        with _told_at(treefile.places["default-target"][0]):
+            set_default_target(tree, treefile.default_target)
+
+
+@contextmanager
+def _told_at(place: str) -> Iterator[None]:
+    try:
+        yield
+    except BadTree as error:
+        raise error.within(place) from error
+
+
 def _kernel(tree: Tree, treefile: Treefile, timestamp: int, report: Report) -> str:
     return prepare_kernel(
         tree,
@@ -106,21 +123,21 @@ def _kernel(tree: Tree, treefile: Treefile, timestamp: int, report: Report) -> s
 def _run_scripts(
     tree: Tree, treefile: Treefile, *, scratch: Path, timestamp: int, report: Report
 ) -> None:
+    places = treefile.item_places.get("postprocess", ())
     scripts = [
-        (f"postprocess[{number}]", script.encode())
-        for number, script in enumerate(treefile.postprocess)
+        (place, script.encode()) for place, script in zip(places, treefile.postprocess, strict=True)
     ]
     if treefile.postprocess_script is not None:
-        name = f"postprocess-script ({treefile.postprocess_script})"
-        scripts.append((name, treefile.postprocess_script.read_bytes()))
-    for number, (name, script) in enumerate(scripts):
+        place = treefile.places["postprocess-script"][0]
+        scripts.append((place, treefile.postprocess_script.read_bytes()))
+    for number, (place, script) in enumerate(scripts):
         report(Step("postprocess", number, len(scripts), "scripts"))
         path = scratch / f"postprocess-{number}"
         write_bytes(path, script, mode=0o755, durable=False)
-        _run_script(tree, path, name, script, timestamp)
+        _run_script(tree, path, place, script, timestamp)
 
 
-def _run_script(tree: Tree, path: Path, name: str, script: bytes, timestamp: int) -> None:
+def _run_script(tree: Tree, path: Path, place: str, script: bytes, timestamp: int) -> None:
     first = script.split(b"\n", 1)[0].decode(errors="replace")
     # What has no interpreter is text for the shell, unless it is a program.
     text = not script.startswith((b"#!", b"\x7fELF"))
@@ -128,10 +145,10 @@ def _run_script(tree: Tree, path: Path, name: str, script: bytes, timestamp: int
     try:
         run_in_tree(tree, argv, timestamp=timestamp, extra=(Bind(path, _SCRIPT),))
     except LimitExceeded as error:
-        raise error.within(name) from error
+        raise error.within(place) from error
     except CommandFailed as error:
         raise ScriptFailed(
-            f"{name}: the script ({first[:80]}) failed with status {error.status}",
+            f"{place}: the script ({first[:80]}) failed with status {error.status}",
             details=error.output.strip().splitlines()[-12:] or ["it printed nothing"],
             hint="it runs in the tree, with the tree's programs and without network",
         ) from error

@@ -1,9 +1,8 @@
 """``remove-from-packages``: files of a package that do not get into the tree.
 
-Paths are matched as rpm-ostree matches them: by JavaScript's regular expressions, not
-anchored, a directory standing for all that the package has below it.  A file of /etc
-matches by both its names, /etc/x and /usr/etc/x.  What another package of the tree has
-too stays.
+Paths are matched as rpm-ostree matches them: by expressions that are not anchored, a
+directory standing for all that the package has below it.  A file of /etc matches by both
+its names, /etc/x and /usr/etc/x.  What another package of the tree has too stays.
 """
 
 from __future__ import annotations
@@ -15,31 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from composer.compose.packages import ComposedPackage
+from composer.compose.pattern import compiled
 from composer.compose.tree import Tree
-from composer.errors import ComposerError
+from composer.compose.values import RemoveFrom
 from composer.rpm.package import opened
 
 _GHOST = 1 << 6  # RPMFILE_GHOST
 
-Removal = tuple[str, Sequence[str], str]
-"""A package's name, regular expressions, and where the treefile has them."""
-
-
-class BadPattern(ComposerError):
-    """A regular expression that is none."""
-
 
 def remove_from_packages(
-    tree: Tree, packages: Iterable[ComposedPackage], removals: Iterable[Removal]
+    tree: Tree, packages: Iterable[ComposedPackage], removals: Iterable[RemoveFrom]
 ) -> None:
     """Remove what ``removals`` say from an installed ``tree``.
 
     A package that is not in the tree is no error: the same treefile is included by trees
-    with it and without.  Raises BadPattern.
+    with it and without.
     """
     wanted: dict[str, list[Any]] = {}
-    for name, patterns, where in removals:
-        wanted.setdefault(name, []).extend(_compiled(pattern, where) for pattern in patterns)
+    for removal in removals:
+        wanted.setdefault(removal.package, []).extend(map(compiled, removal.patterns))
     if not wanted:
         return
     doomed: set[str] = set()
@@ -52,15 +45,6 @@ def remove_from_packages(
             else:
                 kept.add(path)
     _remove(tree, doomed - kept)
-
-
-def _compiled(pattern: str, where: str) -> Any:
-    from gi.repository import GLib
-
-    try:
-        return GLib.Regex.new(pattern, GLib.RegexCompileFlags.JAVASCRIPT_COMPAT, 0)
-    except GLib.Error as error:
-        raise BadPattern(f"{where}: {error.message}") from error
 
 
 def _matcher(patterns: Sequence[Any]) -> Callable[[str], bool]:

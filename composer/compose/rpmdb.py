@@ -8,12 +8,13 @@ sandbox, so that a query works on the running system.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from composer.compose.install import RPMDB
 from composer.compose.kernel import run_in_tree
 from composer.compose.tree import Tree
-from composer.errors import CommandFailed, ComposerError, MissingRequirement
+from composer.errors import CommandFailed, ComposerError
 from composer.system.command import run
 from composer.system.sandbox import Bind, Sandbox
 
@@ -26,24 +27,36 @@ class DatabaseNotConverted(ComposerError):
     """The tree's rpm could not take the headers."""
 
 
-def backend(key: str, place: str) -> str:
-    """Return librpm's backend for the transaction, by the key ``rpmdb``.
+@dataclass(frozen=True, slots=True)
+class Database:
+    """How the database is made.
 
-    "host" and "target" begin with the default one; "sqlite", "ndb" and "bdb" name it.
-    ``place`` is where the treefile says so.
-    Raises MissingRequirement where this machine's librpm cannot write that.
+    ``backend`` is librpm's for the transaction; ``for_tree`` is whether it becomes what the
+    tree's rpm reads; ``is_other`` is whether the treefile names a kind that cannot be written.
     """
-    if key not in _BACKENDS or key == DEFAULT:
-        return DEFAULT
+
+    backend: str = DEFAULT
+    for_tree: bool = False
+    is_other: bool = False
+
+
+def database_of(key: str) -> Database:
+    """Tell what the key ``rpmdb`` stands for on this machine.
+
+    For rpm-ostree all but "host" is "target"; here a kind that is named is kept to, where
+    librpm can write it.
+    """
+    if key in _BACKENDS:
+        able = key == DEFAULT or _can_write(key)
+        return Database(key) if able else Database(for_tree=True, is_other=True)
+    return Database(for_tree=key == "target")
+
+
+def _can_write(key: str) -> bool:
     with tempfile.TemporaryDirectory(prefix="rpmdb-") as scratch:
         run(["rpm", f"--define=_db_backend {key}", f"--define=_dbpath {scratch}", "--initdb"])
         # librpm warns of a backend that it does not have, and pretends that all is well.
-        if any(path.name != ".rpm.lock" for path in Path(scratch).iterdir()):
-            return key
-    raise MissingRequirement(
-        f"{place}: librpm of this machine cannot write a database of the kind {key}",
-        hint="`rpmdb: target` writes what the tree's own rpm reads",
-    )
+        return any(path.name != ".rpm.lock" for path in Path(scratch).iterdir())
 
 
 def convert_for_tree(tree: Tree, *, scratch: Path, timestamp: int) -> str:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from composer import __version__
 from composer.checksum import ObjectChecksum
 from composer.compose.commit import read_committed
 from composer.compose.packages import ComposedPackage
+from composer.errors import missing_library
 from composer.ostree.repo import Repository
 from composer.rpm.package import Nevra, PackageRefused, nevra_of, opened
 from composer.system.files import write_bytes
@@ -52,6 +54,15 @@ class Subject:
     def serial_number(self) -> uuid.UUID:
         """A UUID that only this commit under this ref has."""
         return uuid.uuid5(uuid.NAMESPACE_URL, f"jigdo-composer:{self.ref}:{self.commit}")
+
+
+def require_library() -> None:
+    """Raise MissingRequirement where no bill of materials can be made."""
+    for name in ("cyclonedx", "packageurl"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise missing_library(name) from error
 
 
 def write_sbom(

@@ -44,7 +44,7 @@ class Treefile(Keys):
     ``packages`` holds those of the architecture too.  ``given`` has, by name and in the
     order of the table, only what the files said, without what is used up by reading
     them (includes, variables); ``places`` is where each key was said, the including
-    file first.  ``warnings`` are for the person.
+    file first, ``item_places`` where each item of a list was.  ``warnings`` are for the person.
     """
 
     path: Path
@@ -52,6 +52,7 @@ class Treefile(Keys):
     files: tuple[Path, ...]
     given: Mapping[str, object]
     places: Mapping[str, tuple[str, ...]] = field(compare=False)
+    item_places: Mapping[str, tuple[str, ...]] = field(compare=False)
     variables: Mapping[str, Variable]
     warnings: tuple[str, ...]
 
@@ -62,9 +63,13 @@ class Treefile(Keys):
 
     def require_complete(self) -> None:
         """Raise TreefileError unless a compose can start from it."""
-        for name in ("ref", "packages"):
-            if not getattr(self, name):
-                raise TreefileError(f"{self.path}: the key {name} is missing")
+        if not self.ref:
+            raise TreefileError(f"{self.path}: the key ref is missing")
+        if not (self.packages or self.repo_packages or self.modules.install):
+            raise TreefileError(
+                f"{self.path}: the key packages is missing",
+                hint="repo-packages, or modules with install, would do too",
+            )
         if self.rojig and not _SET_NAME.match(self.rojig.name):
             place = self.places["rojig"][0]
             raise TreefileError(f"{place}: {self.rojig.name!r} cannot be the name of a package")
@@ -107,17 +112,23 @@ def load(path: Path, *, basearch: str) -> Treefile:
     Raises TreefileError that names file, key, and line where there is one.
     """
     reader = _read(path, basearch)
+    given = {
+        key.name: _value(key, reader.said[key.name], reader.variables)
+        for key in KEYS
+        if key.name in reader.said and not _is_used_up(key)
+    }
     return Treefile(
         path=path,
         basearch=basearch,
         files=tuple(reader.files.values()),
-        given={
-            key.name: _value(key, reader.said[key.name], reader.variables)
-            for key in KEYS
-            if key.name in reader.said and not _is_used_up(key)
-        },
+        given=given,
         places={
             name: tuple(str(part.place) for part in parts) for name, parts in reader.said.items()
+        },
+        item_places={
+            name: _item_places(BY_NAME[name], value, reader.said[name])
+            for name, value in given.items()
+            if isinstance(value, tuple)
         },
         variables=reader.variables,
         warnings=(*dict.fromkeys(reader.warnings), *_accepted(reader.said.values())),
@@ -168,6 +179,27 @@ def _value(key: Key[Any], parts: Sequence[Said], variables: Mapping[str, Variabl
 
     found: object = key.expands(value, expand)
     return found
+
+
+def _item_places(key: Key[Any], value: Sequence[Any], parts: Sequence[Said]) -> tuple[str, ...]:
+    """Say where each item of a joined list stands; () where that is not to be told."""
+    if key.merge is Merge.PARENT_FIRST:
+        return tuple(
+            str(part.place.at(index))
+            for part in reversed(parts)
+            if isinstance(part.value, tuple)
+            for index in range(len(part.value))
+        )
+    if key is not Keys.packages:
+        return ()
+    found: dict[str, str] = {}
+    for part in parts:
+        assert isinstance(part.place.raw, list)
+        for index, item in enumerate(part.place.raw):
+            place = part.place.at(index)
+            for name in key.kind.check([item], part.place):
+                found.setdefault(name, str(place))
+    return tuple(found[name] for name in value)
 
 
 def _accepted(said: Iterable[Sequence[Said]]) -> list[str]:

@@ -7,7 +7,6 @@ The tree need not be of this machine's architecture and has no systemd running; 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from composer.compose.tree import BadTree, Tree
@@ -29,9 +28,9 @@ class _Unit:
     install: dict[str, list[str]]
 
 
-def enable(tree: Tree, names: Sequence[str]) -> None:
-    """Enable units, and those that they name with Also=.  Raises BadTree for a missing one."""
-    todo, done = list(names), set()
+def enable(tree: Tree, name: str) -> None:
+    """Enable a unit, and those that it names with Also=.  Raises BadTree for a missing one."""
+    todo, done = [name], set()
     while todo:
         name = todo.pop(0)
         if name in done:
@@ -65,7 +64,7 @@ def _find(tree: Tree, name: str) -> _Unit:
             if template == name and "@." in name and not instance:
                 instance = next(iter(install.get("DefaultInstance", [])), "")
                 if not instance:
-                    raise BadTree(f"units: {name} is a template; name an instance of it")
+                    raise BadTree(f"{name} is a template; name an instance of it")
                 name = name.replace("@.", f"@{instance}.")
             running = place.replace("usr/etc", "etc")
             return _Unit(name, f"/{running}/{candidate}", _expanded(install, name, instance))
@@ -87,7 +86,7 @@ def _missing(tree: Tree, name: str) -> BadTree:
     }
     near = difflib.get_close_matches(name, sorted(known), 1, 0.6)
     return BadTree(
-        f"units: the tree has no unit {name}",
+        f"the tree has no unit {name}",
         hint=f"did you mean {near[0]}?" if near else "no package of the tree brings it",
     )
 

@@ -64,6 +64,7 @@ class RepoPackages:
 
     repo: str
     packages: Strings
+    where: str = field(default="", compare=False)
 
     def plain(self) -> dict[str, object]:
         return {"repo": self.repo, "packages": quoted(self.packages)}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import statistics
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,38 +27,78 @@ class Measured:
     peak: int
 
 
+class TooLong(Exception):
+    """A command took longer than it was given, and was ended."""
+
+
 def measure(
     argv: Sequence[object],
     *,
     env: Mapping[str, str] | None = None,
-    stdout: Path = Path(os.devnull),
+    stdout: Path | None = None,
+    seconds: float | None = None,
     status: int = 0,
 ) -> Measured:
-    """Run a command to its end, its output into ``stdout``.
+    """Run a command to its end; raises CalledProcessError when it ends with another status.
 
-    Raises CalledProcessError with its messages when it ends with another status.
+    Its standard output goes to the file ``stdout``.  After ``seconds`` it is killed, with
+    all that it started, and TooLong raised.
     """
     words = [str(word) for word in argv]
-    started = time.monotonic()
-    with stdout.open("wb") as output:
+    with (stdout or Path(os.devnull)).open("wb") as output:
+        started = time.monotonic()
         process = subprocess.Popen(
             words,
             env={**_clean_environment(), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.PIPE,
+            start_new_session=True,
         )
     tree = _Tree(process.pid)
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, ended, usage = os.wait4(process.pid, 0)
+    limit = _Limit(process.pid, seconds)
+    try:
+        assert process.stderr is not None
+        errors = process.stderr.read()
+        _, ended, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        limit.kill()
+        raise
+    finally:
+        limit.stop()
+        peak = tree.stop()
     wall = time.monotonic() - started
     process.returncode = os.waitstatus_to_exitcode(ended)
     process.stderr.close()
-    peak = tree.stop()
+    if limit.reached:
+        raise TooLong(f"{words[0]} took longer than {seconds:.0f} s")
     if process.returncode != status:
         raise subprocess.CalledProcessError(process.returncode, words, stderr=errors)
-    return Measured(wall, usage.ru_utime + usage.ru_stime, max(peak, usage.ru_maxrss * 1024))
+    # The kernel's own figure starts at what this process had when it forked.
+    peak = peak or usage.ru_maxrss * 1024
+    return Measured(wall, usage.ru_utime + usage.ru_stime, peak)
+
+
+class _Limit:
+    """Kills a session's processes when its time is over."""
+
+    def __init__(self, session: int, seconds: float | None) -> None:
+        self._session, self.reached = session, False
+        self._timer = threading.Timer(seconds or 0, self._expire)
+        self._timer.daemon = True
+        if seconds is not None:
+            self._timer.start()
+
+    def _expire(self) -> None:
+        self.reached = True
+        self.kill()
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._session, signal.SIGKILL)
+
+    def stop(self) -> None:
+        self._timer.cancel()
 
 
 def _clean_environment() -> dict[str, str]:
@@ -73,7 +116,8 @@ class _Tree:
 
     def _sample(self) -> None:
         while not self._over.wait(_SAMPLE_SECONDS):
-            self._peak = max(self._peak, sum(map(_resident, _descendants(self._pid))))
+            found = _descendants(self._pid)
+            self._peak = max(self._peak, sum(map(_resident, found)), _highest(self._pid))
 
     def stop(self) -> int:
         self._over.set()
@@ -99,12 +143,29 @@ def _resident(pid: int) -> int:
         return 0
 
 
+def _highest(pid: int) -> int:
+    """Return the peak that the kernel keeps for a process: between two samples it may rise."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
 def median(runs: Sequence[Measured]) -> Measured:
     """Take the median of each figure."""
     return Measured(
         statistics.median(run.wall for run in runs),
         statistics.median(run.cpu for run in runs),
         int(statistics.median(run.peak for run in runs)),
+    )
+
+
+def together(*runs: Measured) -> Measured:
+    """Add up what ran one after the other; the peak is the highest of them."""
+    return Measured(
+        sum(run.wall for run in runs), sum(run.cpu for run in runs), max(run.peak for run in runs)
     )
 
 

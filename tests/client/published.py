@@ -182,7 +182,7 @@ def publish(root: Path, sources: Mapping[int, Path]) -> Published:
 
 def build_set(repo: Path, ref: str, packages: Path, mirror: Path, cache: Path) -> None:
     """Build the set of ``ref`` and publish it in ``mirror``."""
-    words = ["set", "build", "--repo", repo, "--ref", ref, "--output", mirror]
+    words = ["set", "build", "--from", "none", "--repo", repo, "--ref", ref, "--output", mirror]
     jigdo(*words, "--packages", packages, "--cachedir", cache, "--json")
 
 

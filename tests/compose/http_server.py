@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import socketserver
 import subprocess
 import sys
@@ -25,7 +26,8 @@ class Server(ThreadingHTTPServer):
 
 class Handler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        print(self.path, flush=True)
+        # One write, so that the lines of two threads do not run into each other.
+        os.write(1, f"{self.path}\n".encode())
 
 
 @contextmanager

@@ -114,12 +114,13 @@ def test_excluded_package_is_left_out_unless_something_needs_it(tmp_path: Path, 
     assert names(tmp_path, weak, base=repo) == ["app-1", "lib-1"]
     with pytest.raises(SolveFailed, match="cannot be installed together") as caught:
         names(tmp_path, write(tmp_path, "[app]", "exclude-packages: [lib]\n"), base=repo)
+    path = tmp_path / "os.yaml"
     assert caught.value.details == (
-        "package lib-1-1.noarch may not be taken: the key exclude-packages names it",
+        f"package lib-1-1.noarch may not be taken: {path}: exclude-packages[0] (line 4) names it",
         "package app-1-1.noarch requires lib, but none of the providers can be installed",
     )
     assert "lib-1-1.noarch is needed" in caught.value.hint
-    with pytest.raises(SolveFailed, match="lib: in packages and in exclude-packages"):
+    with pytest.raises(SolveFailed, match=r"\(line 4\): lib: in packages and in exclude") as caught:
         names(tmp_path, write(tmp_path, "[lib]", "exclude-packages: [lib]\n"), base=repo)
 
 
@@ -134,7 +135,9 @@ def test_repo_packages_come_from_that_repository_alone(tmp_path: Path, repo: Pat
         "tool-0.1",
     ]
     keys = "repo-packages: [{repo: more, packages: [left]}]\n"
-    with pytest.raises(SolveFailed, match=r"repo-packages\[0\]: the repository more has no left"):
+    with pytest.raises(
+        SolveFailed, match=r"packages\[0\] \(line 4\): the repository more has no left"
+    ):
         names(tmp_path, write(tmp_path, "[app]", keys, both), base=repo, more=more)
     with pytest.raises(SolveFailed, match="'more' is not among those of the treefile"):
         names(tmp_path, write(tmp_path, "[app]", keys), base=repo)
@@ -317,5 +320,5 @@ def test_module_that_is_not_there_is_told(
     with pytest.raises(SolveFailed) as caught:
         names(tmp_path, write(tmp_path, "[release]", f"{keys}\n"), base=modular)
     said = " ".join([caught.value.message, *caught.value.details])
-    assert "os.yaml: modules: " in said
+    assert "os.yaml: modules (line 4): " in said
     assert message in said

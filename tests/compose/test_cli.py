@@ -127,3 +127,25 @@ def test_missing_libseccomp_is_one_warning(tmp_path: Path, treefile: Path) -> No
     done = call(*words, cwd=tmp_path, before=str(broken))
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("libseccomp is missing") == 1
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("library", "wanted"), [("cyclonedx", ["--sbom", "s.json"]), ("dnf", []), ("gi", [])]
+)
+def test_missing_library_is_named_before_anything_is_done(
+    tmp_path: Path, treefile: Path, library: str, wanted: list[str]
+) -> None:
+    base = repository(tmp_path / "base", [shell()])
+    lacking = tmp_path / "lacking"
+    lacking.mkdir()
+    (lacking / "sitecustomize.py").write_text(f"import sys\nsys.modules[{library!r}] = None\n")
+    words = ["compose", "os.yaml", "--repo", "r", "--repository", f"base={base}", *wanted]
+    if library == "gi":  # it is asked first of a repository that is there
+        (tmp_path / "r").mkdir()
+        (tmp_path / "r/config").write_text("[core]\n")
+    done = call(*words, "--cachedir", "cache", cwd=tmp_path, before=str(lacking))
+    assert done.returncode == 1
+    assert f"error: the Python library {library} is missing" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "r").glob("refs/*"))

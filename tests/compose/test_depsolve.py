@@ -81,9 +81,11 @@ def test_package_can_be_group_glob_condition_or_nevra(tmp_path: Path, repo: Path
 def test_unknown_packages_are_told_together_with_near_names(tmp_path: Path, repo: Path) -> None:
     with pytest.raises(SolveFailed) as caught:
         solve(tmp_path, "[podmna, lib, zzzzzz, '@cor']", {"base": str(repo)})
-    assert caught.value.message.endswith("no repository has @cor, podmna, zzzzzz")
-    assert "podmna: did you mean podman?" in caught.value.details
-    assert "zzzzzz: nothing like it" in caught.value.details
+    place = caught.value.message.removesuffix(": no repository has @cor, podmna, zzzzzz")
+    assert place.endswith(": packages[3] (line 3)")
+    first = place.replace("[3]", "[0]")
+    assert f"{first}: podmna: did you mean podman?" in caught.value.details
+    assert caught.value.details[-1].endswith("packages[2] (line 3): zzzzzz: nothing like it")
 
 
 def test_conflicts_and_missing_requirements_show_the_solvers_problems(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from composer.compose.document import TreefileError
-from composer.compose.treefile import Treefile
+from composer.compose.treefile import Treefile, load
 from composer.compose.values import (
     AccountCheck,
     AddFile,
@@ -121,8 +121,11 @@ def test_mappings_and_sets_are_joined(tmp_path: Path) -> None:
         ("add-files: [script.sh]\n", "add-files[0]: expected a list, got 'script.sh'"),
         ("add-files: [[script.sh]]\n", "add-files[0]: expected a list of two"),
         ("add-files: {script.sh: /usr/x}\n", "add-files: expected a list, got a mapping"),
-        ("remove-from-packages: [[a, '(']]\n", "remove-from-packages[0][1]: '(' is no regular"),
-        ("remove-from-packages: [[a, '[[:alpha:]]']]\n", "remove-from-packages[0][1]: "),
+        (
+            "remove-from-packages: [[a, '(']]\n",
+            "remove-from-packages[0][1]: '(' is no regular expression: at char 1: missing",
+        ),
+        ("remove-from-packages: [[a, '(?<=a+)']]\n", "remove-from-packages[0][1]: "),
         ("remove-from-packages: [[a, '']]\n", "remove-from-packages[0][1]: expected a regular"),
         (f"remove-from-packages: [[a, '{'x' * 3000}']]\n", "remove-from-packages[0][1]: expected"),
         ("remove-from-packages: [[a]]\n", "remove-from-packages[0]: expected a list of a package"),
@@ -241,3 +244,14 @@ def test_values_of_json_have_lines(tmp_path: Path) -> None:
 def test_file_that_is_not_called_yaml_is_json(tmp_path: Path) -> None:
     assert read(tmp_path, '{"ref": "a"}', "os.treefile").ref == "a"
     assert read(tmp_path, "ref: a\n", "os.yml").ref == "a"
+
+
+def test_patterns_are_those_that_rpm_ostree_takes(tmp_path: Path) -> None:
+    said = "remove-from-packages: [[a, '[[:alpha:]]++', '(?<name>x)']]\n"
+    (removal,) = read(tmp_path, said).remove_from_packages
+    assert removal.patterns == ("[[:alpha:]]++", "(?<name>x)")
+
+
+def test_byte_order_mark_is_no_part_of_json(tmp_path: Path) -> None:
+    (tmp_path / "os.json").write_bytes(b'\xef\xbb\xbf{"ref": "a"}')
+    assert load(tmp_path / "os.json", basearch="x86_64").ref == "a"

@@ -111,7 +111,8 @@ def test_postprocess_script_that_takes_too_much_is_ended_and_named(
         postprocess(
             tree, load(treefile, basearch="x86_64"), scratch=tmp_path, timestamp=1, report=silent
         )
-    expected = f"postprocess\\[1\\]: /run/postprocess: {HOGS[hog][1]}"
+    place = re.escape(f"{treefile}: postprocess[1] (line 1)")
+    expected = f"{place}: /run/postprocess: {HOGS[hog][1]}"
     assert re.fullmatch(expected, caught.value.message)
     assert caught.value.details == ("begun",)
     assert not _left()

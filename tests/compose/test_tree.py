@@ -231,7 +231,8 @@ def test_units_are_enabled_as_they_ask(tree: Tree) -> None:
     unit(tree, "getty@.service", "WantedBy=getty.target\nDefaultInstance=tty1\n")
     unit(tree, "t@.service", "WantedBy=%i.target\n")
     unit(tree, "static.service")
-    enable(tree, ["a.service", "b.service", "getty@.service", "t@x.service", "static.service"])
+    for name in ("a.service", "b.service", "getty@.service", "t@x.service", "static.service"):
+        enable(tree, name)
     assert enabled(tree) == {
         "x.target.wants/a.service": f"{where}/a.service",
         "y.target.wants/a.service": f"{where}/a.service",
@@ -248,13 +249,13 @@ def test_units_are_enabled_as_they_ask(tree: Tree) -> None:
 def test_missing_unit_names_the_nearest(tree: Tree) -> None:
     unit(tree, "sshd.service")
     with pytest.raises(BadTree, match=r"no unit ssh\.service") as caught:
-        enable(tree, ["ssh.service"])
+        enable(tree, "ssh.service")
     assert caught.value.hint == "did you mean sshd.service?"
 
 
 def test_unit_cannot_name_a_place_outside(tree: Tree) -> None:
     unit(tree, "a.service", "WantedBy=../../../../x\nAlias=../b.service\n")
-    enable(tree, ["a.service"])
+    enable(tree, "a.service")
     assert set(enabled(tree)) == {"..-..-..-..-x.wants/a.service", "..-b.service"}
 
 

@@ -209,9 +209,23 @@ def test_compose_needs_ref_and_packages(tmp_path: Path) -> None:
     with pytest.raises(TreefileError, match="the key ref is missing"):
         read(tmp_path, "packages: [a]\n").require_complete()
     with pytest.raises(TreefileError, match="the key packages is missing"):
-        read(tmp_path, "ref: a\n").require_complete()
+        read(tmp_path, "ref: a\nmodules: {enable: ['nodejs:18']}\n").require_complete()
     with pytest.raises(TreefileError, match="not a valid OSTree ref"):
         read(tmp_path, "ref: a//b\npackages: [a]\n").require_complete()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "repo-packages: [{repo: a, packages: [b]}]",
+        "modules: {install: ['nodejs:18/minimal']}",
+        "packages-x86_64: [b]",
+        "include: more.ks",
+    ],
+)
+def test_packages_may_come_by_other_keys(tmp_path: Path, keys: str) -> None:
+    write(tmp_path, "more.ks", "%packages\na\n%end\n")
+    read(tmp_path, f"ref: a\n{keys}\n").require_complete()
 
 
 def test_every_row_has_a_default_that_its_own_check_takes() -> None:
