@@ -52,7 +52,7 @@ def _update(case: str, by: dict[tuple[str, str], Result]) -> Iterator[Goal]:
         yield from _costs(best, none, delta)
     if best and case == "two":
         yield Goal("update: requests", best.requests or 0, 12)
-    if none and rojig and rojig.kinds["rpm"]:
+    if case == UPDATE and none and rojig and rojig.kinds["rpm"]:
         ratio = _bytes(none) / rojig.kinds["rpm"]
         yield Goal("update without deltas: bytes, to the changed RPMs", ratio, 1.05)
 
