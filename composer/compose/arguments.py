@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from composer.checksum import ContentDigest
-from composer.compose.problems import SolveFailed, Why
+from composer.compose.problems import SolveFailed, Why, shortened
 from composer.rpm.package import LOCAL_DIRECTORY, Nevra, nevra_of, opened, verify_digests
 
 _NEAR = 3
@@ -106,11 +106,14 @@ def mark(
     if unknown:
         names = {package.name for package in base.sack.query()}
         raise SolveFailed(
-            f"{next(iter(unknown.values()))}: no repository has {', '.join(unknown)}",
-            details=[
-                f"{where}: {_reason(a, local.get(a), why) or _near(a, names)}"
-                for a, where in unknown.items()
-            ],
+            f"{next(iter(unknown.values()))}: no repository has "
+            + ", ".join(shortened(list(unknown), 10)),
+            details=shortened(
+                [
+                    f"{where}: {_reason(a, local.get(a), why) or _near(a, names)}"
+                    for a, where in unknown.items()
+                ]
+            ),
             hint=f"repositories asked: {', '.join(r.id for r in base.repos.iter_enabled())}",
         )
 

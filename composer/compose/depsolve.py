@@ -23,12 +23,10 @@ from composer.compose.arguments import (
 )
 from composer.compose.lockfile import Lockfile, LockfileError
 from composer.compose.locking import Locks, apply_locks, nevra_of
-from composer.compose.problems import SolveFailed, Why, unsolvable
+from composer.compose.problems import SolveFailed, Why, shortened, unsolvable
 from composer.compose.repositories import add_repositories, configuration, unusable
 from composer.compose.treefile import Treefile
 from composer.rpm.package import Nevra
-
-_MOST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +211,9 @@ def _tell_unlocked(problem: _Problem, scratch: Path) -> None:
         if package.nevra.name not in names and package.source not in sources
     ]
     if unlocked:
-        rest = [f"and {len(unlocked) - _MOST} more"] if len(unlocked) > _MOST else []
         raise LockfileError(
-            f"{problem.treefile.path}: not in the lockfiles: {', '.join(unlocked[:3])}"
-            + (f" and {len(unlocked) - 3} more" if len(unlocked) > 3 else ""),
-            details=[*unlocked[:_MOST], *rest],
+            f"{problem.treefile.path}: not in the lockfiles: {', '.join(shortened(unlocked, 3))}",
+            details=shortened(unlocked),
             hint="lock them, or leave out --strict-lockfile to take what the repositories have",
         )
 

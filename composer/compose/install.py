@@ -269,6 +269,7 @@ def _run(
 
 
 def _explained(output: str) -> ComposerError:
+    lines = output.replace(rpm_child.OUTPUT_MARK.decode(), "").strip().splitlines()
     if "No module named 'rpm'" in output:
         return MissingRequirement(
             f"{_PYTHON} has no rpm module",
@@ -277,12 +278,10 @@ def _explained(output: str) -> ComposerError:
     if any(sign in output for sign in _FULL_DISK):
         return NoSpace(
             "no space left for the tree",
-            details=output.strip().splitlines()[-4:],
+            details=lines[-4:],
             hint="free some space where --cachedir is, and run the same command again",
         )
-    return TransactionFailed(
-        "the rpm transaction failed", details=output.strip().splitlines()[-12:]
-    )
+    return TransactionFailed("the rpm transaction failed", details=lines[-12:])
 
 
 class _Events:

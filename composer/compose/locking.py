@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from composer.compose.lockfile import Locked, LockedSource, Lockfile, LockfileError
+from composer.compose.problems import shortened
 from composer.errors import VerificationFailed
 from composer.rpm.package import Nevra
 
-_MOST = 20
 # In a warning, which is one line.
 _FEW = 3
 
@@ -48,11 +48,10 @@ class Locks:
         """Say what of a solution's lockfiles was not to be had, and thus not needed."""
         if not self.missing:
             return ()
-        shown = ", ".join(self.missing[:_FEW])
-        rest = len(self.missing) - _FEW
+        shown = ", ".join(shortened(self.missing, _FEW))
         return (
             f"no repository has {len(self.missing)} of the locked packages; none of them is"
-            f" needed: {shown}" + (f" and {rest} more" if rest > 0 else ""),
+            f" needed: {shown}",
         )
 
     def digest(self, nevra: Nevra) -> str:
@@ -102,7 +101,7 @@ def _require_not_excluded(lockfile: Lockfile, excluded: set[str]) -> None:
     if both:
         raise LockfileError(
             f"{both[0].where}: the treefile excludes {both[0].nevra.name}",
-            details=[one.where for one in both[1:_MOST]],
+            details=shortened([one.where for one in both[1:]]),
             hint="take it out of the lockfile, or out of the key exclude-packages",
         )
 
@@ -127,15 +126,10 @@ def _allowed(lockfile: Lockfile, named: Mapping[str, list[Any]]) -> set[Any]:
     if wrong:
         raise LockedDigestMismatch(
             "packages are not those that the lockfiles name",
-            details=_shortened(wrong),
+            details=shortened(wrong),
             hint="use the repository that the lockfile was made with, or make the lockfile again",
         )
     return allowed
-
-
-def _shortened(lines: Sequence[str]) -> list[str]:
-    rest = len(lines) - _MOST
-    return [*lines[:_MOST], *([f"and {rest} more"] if rest > 0 else [])]
 
 
 def _instead(there: Sequence[Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from composer.compose.treefile import Treefile, load
 from composer.compose.values import Rojig
 from composer.compose.version import next_version
 from composer.compose.workspace import workspace
-from composer.errors import NothingNew, UsageError
+from composer.errors import ComposerError, NothingNew, UsageError
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
 from composer.rpm.changes import Changes, compare
@@ -42,6 +43,9 @@ from composer.system.sandbox import require_sandbox
 
 # Part of the input digest: another number where the same input gives another tree.
 _FORMAT = 2
+_SECONDS = re.compile(r"[0-9]{1,10}\Z")
+# rpm's times have 32 bits.
+_NO_TIME = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,10 @@ class ComposeResult:
         return compare(map(Nevra.parse, self.before), after)
 
 
+class NotWritable(ComposerError):
+    """A repository that the commit cannot be put into."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """What is known before anything is fetched."""
@@ -159,6 +167,7 @@ def _compose(request: ComposeRequest, report: Report, warn: Callable[[str], None
     lockfile = read_lockfiles(request.lockfiles) if request.lockfiles else None
     if not request.dry_run:
         require_sandbox()
+        _require_writable(request.repo)
     repository = Repository.open(request.repo) if _is_there(request.repo) else None
     before = previous(repository, treefile.ref) if repository else Previous()
     layers = resolve_layers(
@@ -205,6 +214,17 @@ def _is_there(repo: Path) -> bool:
     return False
 
 
+def _require_writable(repo: Path) -> None:
+    """Refuse at once what would otherwise fail when all is installed; raises NotWritable."""
+    place = repo.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise NotWritable(
+            f"{repo}: cannot be written to", hint=f"{place} is read-only, or another user's"
+        )
+
+
 def _plan(
     treefile: Treefile,
     before: Previous,
@@ -248,8 +268,10 @@ def _given_time(otherwise: int) -> int:
     given = os.environ.get("SOURCE_DATE_EPOCH")
     if given is None:
         return otherwise
-    if not given.isdecimal():
-        raise UsageError(f"SOURCE_DATE_EPOCH: expected seconds since 1970, got {given!r}")
+    if not _SECONDS.match(given) or int(given) >= _NO_TIME:
+        raise UsageError(
+            f"SOURCE_DATE_EPOCH: expected seconds since 1970, of 32 bits, got {given[:80]!r}"
+        )
     return int(given)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from composer.errors import ComposerError
 
@@ -28,6 +28,12 @@ _HINTS = (
 
 
 Why = Callable[[str], str]
+
+
+def shortened(lines: Sequence[str], most: int = 20) -> list[str]:
+    """Return the first lines, and how many more there are."""
+    rest = len(lines) - most
+    return [*lines[:most], *([f"and {rest} more"] if rest > 0 else [])]
 
 
 class SolveFailed(ComposerError):

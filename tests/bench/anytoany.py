@@ -23,6 +23,7 @@ from tests.bench.ours import (
     serving,
 )
 from tests.bench.peers import point
+from tests.bench.report import left_out
 from tests.bench.result import FRESH, Result, require_same
 from tests.bench.trees import size_below
 from tests.net.real_servers import RealServer
@@ -173,5 +174,4 @@ def pairs_table(results: Sequence[Result]) -> str:
         best = best_direct(results, case)
         cells = [f"{by[case, way]:,} ({by[case, way] / best:.2f}x)" for way in ways]
         lines.append(f"| {case} | {best:,} | " + " | ".join(cells) + " |")
-    left = [f"{r.way} ({r.skipped})" for r in results if r.bytes is None]
-    return "\n".join([*lines, "", f"Left out: {'; '.join(left)}." if left else ""]).rstrip() + "\n"
+    return "\n".join([*lines, "", left_out(results)]).rstrip() + "\n"

@@ -29,6 +29,7 @@ from typing import Any
 from tests.bench import ours
 from tests.bench.anytoany import AnyToAny, pairs_table
 from tests.bench.generations import generations
+from tests.bench.goals import goals, goals_table
 from tests.bench.measure import TooLong
 from tests.bench.peers import PEERS, Peer, Scene, Version, new_client, working_directory
 from tests.bench.relabel import Choose, changed, labelled, usual
@@ -38,7 +39,7 @@ from tests.bench.trees import export_image, with_updated
 
 _RELABELLED = 10_000
 TWO = ("jq", "libjq1")
-TOP = Path(__file__).resolve().parents[2]
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 _VERSIONS = (
     ["ostree", "--version"], ["rpm", "--version"], ["rdiff", "--version"],
     ["zstd", "--version"], ["casync", "--version"], ["gzip", "--version"], ["xz", "--version"],
@@ -217,6 +218,9 @@ def document(bench: Bench) -> dict[str, Any]:
         "tools": tools(),
         **bench.facts,
         "results": [asdict(result) for result in bench.results],
+        "goals": [
+            {**asdict(goal), "reached": goal.reached} for goal in goals(options.case, bench.results)
+        ],
         "ratios": ratios(bench.results) if options.case != "any5" else None,
     }
 
@@ -276,6 +280,8 @@ def markdown(found: dict[str, Any], results: Sequence[Result]) -> str:
         + (" QUICK=1: the slowest ways are left out." if found["quick"] else ""),
         "",
     ]
+    if held := goals(found["case"], results):
+        text += [goals_table(held)]
     if found["case"] == "any5":
         changed = ", ".join(found["changed packages"])
         text += [f"In each generation these packages are other ones: {changed}.", ""]
@@ -290,18 +296,15 @@ def markdown(found: dict[str, Any], results: Sequence[Result]) -> str:
     return "\n".join(text)
 
 
-def write_docs(options: Options, text: str, results: Sequence[Result]) -> None:
+def write_docs(case: str, text: str, results: Sequence[Result], docs: Path = DOCS) -> None:
     """Put table and plot into the documentation."""
-    if options.case == "any5":
-        replace_section(TOP / "docs" / "benchmarks.md", options.case, text)
-        return
-    name = "bytes.svg" if options.case == UPDATE else f"bytes-{options.case}.svg"
-    image = TOP / "docs" / "img" / name
-    image.parent.mkdir(exist_ok=True)
-    case = FRESH if options.case == "fresh" else UPDATE
-    image.write_text(plot(results, f"Bytes moved: {options.case}", case))
-    section = f"![Bytes moved, a bar for each way](img/{name})\n\n{text}"
-    replace_section(TOP / "docs" / "benchmarks.md", options.case, section)
+    if case != "any5":
+        name = "bytes.svg" if case == UPDATE else f"bytes-{case}.svg"
+        (docs / "img").mkdir(exist_ok=True)
+        drawn = plot(results, f"Bytes moved: {case}", FRESH if case == "fresh" else UPDATE)
+        (docs / "img" / name).write_text(drawn)
+        text = f"![Bytes moved, a bar for each way](img/{name})\n\n{text}"
+    replace_section(docs / "benchmarks.md", case, text)
 
 
 # --- running
@@ -327,7 +330,7 @@ def run(options: Options) -> int:
     options.out.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     options.out.with_suffix(".md").write_text(text)
     if options.docs:
-        write_docs(options, text, bench.results)
+        write_docs(options.case, text, bench.results)
     print(text)
     clock.say(f"done; everything is in {options.out}")
     return 1 if bench.failed else 0

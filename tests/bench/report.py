@@ -10,7 +10,7 @@ from tests.bench.measure import Measured
 from tests.bench.result import UPDATE, Result
 
 _HEAD = "| way | bytes | ratio | requests | make: CPU, peak | apply: wall, CPU, peak | proof |"
-_BAR, _GAP, _LEFT, _WIDTH = 20, 8, 350, 900
+_BAR, _GAP, _LEFT, _WIDTH = 20, 8, 390, 940
 
 
 def table(results: Sequence[Result], against: str) -> str:
@@ -30,8 +30,18 @@ def _ordered(results: Iterable[Result]) -> list[Result]:
 
 
 def _left_out(results: Sequence[Result]) -> list[str]:
-    left = [f"{r.way} ({r.skipped})" for r in results if r.bytes is None]
-    return [f"Left out: {'; '.join(left)}.", ""] if left else []
+    left = left_out(results)
+    return [left, ""] if left else []
+
+
+def left_out(results: Sequence[Result]) -> str:
+    """Return a sentence on the ways without figures, with the reasons; "" when all have them."""
+    ways: dict[str, list[str]] = {}
+    for result in results:
+        if result.bytes is None:
+            ways.setdefault(result.skipped, []).append(result.way)
+    parts = [f"{'; '.join(names)} ({reason})" for reason, names in ways.items()]
+    return f"Left out: {'; '.join(parts)}." if parts else ""
 
 
 def _row(result: Result, count: int, base: int | None) -> str:

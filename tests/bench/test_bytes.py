@@ -13,11 +13,13 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.bench.anytoany import STATIC_DELTA, AnyToAny, best_direct, pairs_table
-from tests.bench.bytes import Bench, Clock, Options, run, work_directory
+from tests.bench.bytes import Bench, Clock, Options, markdown, run, work_directory, write_docs
 from tests.bench.generations import Generations, choose, generations
+from tests.bench.goals import goals, goals_table
 from tests.bench.measure import Measured, TooLong, measure
 from tests.bench.ours import Unknown, Variant, build_options, compose, require_options
 from tests.bench.peers import PEERS, Peer, Program, Scene, Version, new_client
+from tests.bench.redraw import results as read_results
 from tests.bench.report import plot, replace_section, table
 from tests.bench.result import FRESH, NOTHING, UPDATE, Result, WrongTree, require_same
 from tests.bench.trees import Content, Image, export_image, names, query, rpms_in, with_updated
@@ -90,6 +92,24 @@ def test_document_says_where_and_with_what(found: dict[str, Any]) -> None:
     assert found["tools"]["ostree"][:2] == "20"
     assert found["seconds"] > 0
     assert found["v1"]["packages"] == 18  # of the tree; the repository has twice as many
+
+
+@needs_root
+def test_documentation_can_be_drawn_again_from_the_document(
+    found: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = read_results(found)
+    (tmp_path / "benchmarks.md").write_text("# Benchmarks\n")
+    write_docs(UPDATE, markdown(found, rows), rows, tmp_path)
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert "![Bytes moved, a bar for each way](img/bytes.svg)" in text
+    assert f"| OSTree static delta | {rows_bytes(rows, 'OSTree static delta'):,} | 1.00x |" in text
+    assert "| nothing new: bytes |" in text
+    ElementTree.parse(tmp_path / "img" / "bytes.svg")
+
+
+def rows_bytes(rows: list[Result], way: str) -> int:
+    return next(row.bytes or 0 for row in rows if row.way == way and row.case == UPDATE)
 
 
 @needs_root
@@ -269,12 +289,12 @@ def test_every_pair_is_measured_in_both_directions(made: Generations, tmp_path: 
     versions = [compose(TREEFILE, place, repo, tmp_path) for place in two]
     work = tmp_path / "pairs"
     work.mkdir()
-    results = list(AnyToAny(work, repo, versions, 300.0, print).results())
-    by = {(r.case, r.way): r for r in results if r.bytes is not None}
+    measured = list(AnyToAny(work, repo, versions, 300.0, print).results())
+    by = {(r.case, r.way): r for r in measured if r.bytes is not None}
     for case, number in (("1 to 2", 1), ("2 to 1", 0)):
         ours = by[case, "jigdo set, without deltas"]
         assert ours.proof == f"commit {versions[number].commit[:12]}"
-        assert by[case, STATIC_DELTA].bytes == best_direct(results, case)
+        assert by[case, STATIC_DELTA].bytes == best_direct(measured, case)
     assert list(work.glob("v*")) == []
 
 
@@ -294,6 +314,28 @@ def test_options_name_each_version_to_update_from() -> None:
     variant = Variant("x", "", ("--from", "{old}", "--rpm-deltas", "all"))
     words = build_options(variant, ["a", "b"])
     assert words == ["--from", "a", "--from", "b", "--rpm-deltas", "all"]
+
+
+def test_goals_are_those_of_the_ways_that_ran() -> None:
+    way = "jigdo set, all deltas"
+    results = [
+        Result(UPDATE, STATIC_DELTA, 100, make=Measured(9, 100, 1), apply=Measured(2, 4, 1)),
+        Result(UPDATE, way, 70, 3, Measured(9, 50, 1), Measured(1, 3, 10**9), ours=True),
+        Result(UPDATE, "jigdo set, without deltas", 500, make=Measured(9, 20, 1), ours=True),
+    ]
+    by = {goal.what: goal for goal in goals(UPDATE, results)}
+    assert by["update: bytes, to the static delta"].got == pytest.approx(0.7)
+    assert by["making deltas: CPU, to the static delta's"].got == pytest.approx(0.3)
+    reached = {what for what, goal in by.items() if goal.reached}
+    assert reached == {
+        "making deltas: CPU, to the static delta's",
+        "update: wall, to apply-offline",
+        "update: CPU, to apply-offline",
+    }
+    assert "| update: bytes, to the static delta | 0.70 | 0.60 | **no** |" in goals_table(
+        goals(UPDATE, results)
+    )
+    assert goals(UPDATE, results[:1]) == []
 
 
 RESULTS = [

@@ -195,7 +195,7 @@ def test_locked_packages_that_no_repository_has_are_a_warning(bench: Bench) -> N
         assert bench.solve("[free]", strict=strict) == ["free-1"]
         assert bench.solution.warnings == (
             "no repository has 6 of the locked packages; none of them is needed: "
-            "gone0-1-1, gone1-1-1, gone2-1-1 and 3 more",
+            "gone0-1-1, gone1-1-1, gone2-1-1, and 3 more",
         )
 
 

@@ -17,7 +17,7 @@ from composer.checksum import ContentDigest, ObjectChecksum
 from composer.compose.commit import CommitFailed
 from composer.compose.install import ScriptletFailed
 from composer.compose.labels import NoPolicy
-from composer.compose.pipeline import ComposeRequest, ComposeResult, compose
+from composer.compose.pipeline import ComposeRequest, ComposeResult, NotWritable, compose
 from composer.compose.postprocess import ScriptFailed
 from composer.compose.treefile import load
 from composer.errors import ComposerError, NoSpace, NothingNew, UsageError
@@ -359,9 +359,26 @@ def test_source_date_epoch_is_the_commits_time(
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1234567890")
     run(tmp_path, treefile, base=place)
     assert "2009-02-13 23:31:30" in ostree(tmp_path / "repo", "show", "small")
-    monkeypatch.setenv("SOURCE_DATE_EPOCH", "today")
-    with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH"):
-        run(tmp_path / "other", treefile, base=place)
+    for given in ("today", "", "-1", "\u0661\u0662", "9" * 20, str(1 << 32)):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", given)
+        with pytest.raises(UsageError, match="SOURCE_DATE_EPOCH"):
+            run(tmp_path / "other", treefile, base=place)
+
+
+def test_repository_that_cannot_be_written_is_told_before_anything_is_done(tmp_path: Path) -> None:
+    treefile, place = small(tmp_path)
+    place_of_repo = tmp_path / "read-only"
+    place_of_repo.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,ro", "tmpfs", str(place_of_repo)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a small file system here")
+    wanted = replace(request(tmp_path, treefile, base=place), repo=place_of_repo / "not/yet")
+    try:
+        with pytest.raises(NotWritable, match="not/yet: cannot be written to"):
+            compose(wanted, silent)
+        assert not wanted.cachedir.exists()
+    finally:
+        subprocess.run(["umount", str(place_of_repo)], check=True)
 
 
 @pytest.mark.parametrize("mode", ["bare", "archive"])
@@ -415,6 +432,7 @@ def test_full_disk_is_told_and_the_repository_is_whole(tmp_path: Path) -> None:
     finally:
         subprocess.run(["umount", str(cache)], check=True)
     assert caught.value.exit_status == 4
+    assert all(line.isprintable() for line in caught.value.details)
     assert not (tmp_path / "repo").exists()
 
 
