@@ -42,7 +42,7 @@ from composer.system.limits import DEFAULTS, Limits
 from composer.system.sandbox import require_sandbox
 
 # Part of the input digest: another number where the same input gives another tree.
-_FORMAT = 2
+_FORMAT = 3
 _SECONDS = re.compile(r"[0-9]{1,10}\Z")
 # rpm's times have 32 bits.
 _NO_TIME = 1 << 32

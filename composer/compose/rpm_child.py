@@ -19,7 +19,9 @@ import os
 import pwd
 import select
 import sqlite3
+import struct
 import sys
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 _PR_SET_DUMPABLE = 4
@@ -30,6 +32,8 @@ _FOR_SCRIPTLETS = (0, 1, 3, 4, 6, 7, 31)
 _CAPABILITY_VERSION_3 = 0x20080522
 # RPMTAG_TRIGGERIN, which the Python module does not name; of file triggers too.
 _TAG_TRIGGERIN = 1100
+_BUILD_TIME, _INSTALL_TIME, _INSTALL_ID = _TIMES = (1006, 1008, 1128)
+_INT32 = 4
 _STOPPED = 9
 # Ends what was printed before a scriptlet; composer.compose.install looks for it.
 OUTPUT_MARK = b"\0"
@@ -242,12 +246,46 @@ def settle_database(directory: str) -> None:
     try:
         # WAL needs files beside it to be read, which a read-only /usr cannot have.
         connection.execute("PRAGMA journal_mode=DELETE")
+        settle_install_times(connection)
         connection.execute("VACUUM")
     finally:
         connection.close()
     for name in os.listdir(directory):
         if name != os.path.basename(path):
             os.unlink(f"{directory}/{name}")
+
+
+def settle_install_times(connection: sqlite3.Connection) -> None:
+    """Let each package's time and number of installation be its build time.
+
+    librpm takes them from the transaction's time, so they would differ in every header
+    whenever a single package changes, and the database with them.  Format: librpm's
+    header, with the numbers outside of what its digests and signatures cover.
+    """
+    headers = connection.execute("SELECT hnum, blob FROM Packages").fetchall()
+    for number, blob in headers:
+        header = bytearray(blob)
+        places = {tag: place for tag, place in numbers_of(header) if tag in _TIMES}
+        if len(places) != len(_TIMES):
+            continue
+        built = header[places[_BUILD_TIME] : places[_BUILD_TIME] + 4]
+        for tag in (_INSTALL_TIME, _INSTALL_ID):
+            header[places[tag] : places[tag] + 4] = built
+        connection.execute("UPDATE Packages SET blob = ? WHERE hnum = ?", (bytes(header), number))
+        # An index has the number as this machine writes it.
+        key = struct.pack("=I", *struct.unpack(">I", built))
+        connection.execute("UPDATE Installtid SET key = ? WHERE hnum = ?", (key, number))
+    connection.commit()
+
+
+def numbers_of(header: bytearray) -> Iterator[tuple[int, int]]:
+    """Yield (tag, place of the value) of the single 32-bit numbers in a header."""
+    count, size = struct.unpack_from(">II", header)
+    store = 8 + 16 * count
+    for index in range(count):
+        tag, kind, offset, values = struct.unpack_from(">IIiI", header, 8 + 16 * index)
+        if kind == _INT32 and values == 1 and 0 <= offset <= size - 4:
+            yield tag, store + offset
 
 
 def complete_accounts(accounts: dict[str, Any]) -> None:

@@ -225,7 +225,8 @@ def test_packages_come_from_the_repository_that_the_set_names(
 ) -> None:
     sets, packages = tmp_path / "sets", copy_of(published.packages(2), tmp_path / "packages")
     words = ["set", "build", "--repo", published.repo, "--ref", MINIMAL, "--output", sets]
-    jigdo(*words, "--packages", f"os={packages}", "--cachedir", tmp_path / "cache")
+    words += ["--from", "none", "--cachedir", tmp_path / "cache"]
+    jigdo(*words, "--packages", f"os={packages}")
     with LyingMirror(sets) as first, LyingMirror(packages) as second:
         words = ["remote", "add", "demo", first.url, "--repository", f"os={second.url}"]
         jigdo(*words, "--gpg-key", published.key, env=updatable.env)

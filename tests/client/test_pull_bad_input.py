@@ -19,7 +19,7 @@ from typing import Any
 import createrepo_c
 import pytest
 
-from composer.jigdo.container import Kind
+from composer.jigdo.container import DESCRIPTION, Kind
 from composer.net.connections import Limits
 from fixtures.rpms.build import SPECS, build_repository
 from tests.client.published import (
@@ -111,7 +111,10 @@ _PACKAGE_LIES = [
 ]
 _SET_LIES = [
     Lie("index", _index_flipped, 3, (_SET, "index")),
-    *(Lie(kind.name.lower(), _frame_flipped(kind), 3, (_SET, kind.name.lower())) for kind in Kind),
+    *(
+        Lie(kind.name.lower(), _frame_flipped(kind), 3, (_SET, kind.name.lower()))
+        for kind in (*DESCRIPTION, Kind.DATA)
+    ),
     Lie("truncated", lambda s: s.mirror.truncate(_SET), 3, (_SET,)),
     Lie("missing", lambda s: s.mirror.drop(_SET), 1, (_SET, "not found")),
     Lie("html", lambda s: s.mirror.html(_SET), 1, (_SET, "HTML")),
