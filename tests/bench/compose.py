@@ -70,6 +70,8 @@ class Bench:
         self.treefile = work / "bench.yaml"
         given = options.treefile or corpus / "debrpm.yaml"
         layer = {"include": str(given.resolve()), "packages": options.add}
+        if self.extra:
+            layer["repos"] = sorted(self.extra)
         self.treefile.write_text(yaml.safe_dump(layer))
         self.flat = load(self.treefile, basearch="x86_64")
 
