@@ -214,7 +214,7 @@ def _package_offers(head: Head, missing: bytearray, maps: Mapping[int, Map]) -> 
 
 def _new_offers(index: Index, missing: bytearray, contents: Contents) -> Iterator[_Offer]:
     wanted = [row for row, ordinal in enumerate(contents.ordinals) if missing[ordinal]]
-    spans = _spans(index, contents, {contents.contents[row] for row in wanted})
+    spans = needed_frames(index, contents, {contents.contents[row] for row in wanted})
     things: dict[tuple[int, ...], list[int]] = {}
     for row in wanted:
         things.setdefault(spans[contents.contents[row]], []).append(contents.ordinals[row])
@@ -322,12 +322,14 @@ def _take_new(
     for row in rows:
         left[contents.ordinals[row]] = 0
     rows.sort(key=lambda row: (contents.contents[row], row))
-    needed = _spans(index, contents, {contents.contents[row] for row in rows})
+    needed = needed_frames(index, contents, {contents.contents[row] for row in rows})
     kept = numbers & {number for frames in needed.values() for number in frames}
     return NewPlan(tuple(rows), tuple(index[number] for number in sorted(kept)))
 
 
-def _spans(index: Index, contents: Contents, wanted: Iterable[int]) -> dict[int, tuple[int, ...]]:
+def needed_frames(
+    index: Index, contents: Contents, wanted: Iterable[int]
+) -> dict[int, tuple[int, ...]]:
     """Return the numbers of the data frames that each wanted content lies in."""
     numbers = index.numbers(Kind.DATA)
     ends = list(accumulate(index[number].uncompressed for number in numbers))

@@ -120,6 +120,7 @@ class Wanted:
     again: Callable[[bytearray], Plan]  # what to fetch instead of deltas that came to nothing
     missing: bytearray  # a byte per ordinal: 1 for what is not here
     maps: Mapping[int, Map]  # those that were read
+    usable: Callable[[DeltaContent], bool]  # whether this client can make a content of the table
     replan: Callable[[Prefer | None], Plan]  # what another preference, or no deltas, would fetch
 
 
@@ -178,6 +179,7 @@ def examine(
         without_deltas,
         missing,
         maps,
+        can_make,
         plan,
     )
 
