@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from composer.cli.config import cachedir_option, delta_options
-from composer.cli.console import Console, human_bytes, json_option
+from composer.cli.console import Console, human_bytes, json_option, plain
 
 if TYPE_CHECKING:
     from composer.mirror.making import DeltaChoice
 
+_MOST_SHOWN = 20
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _PACKAGES = click.option(
     "--packages",
@@ -89,13 +91,29 @@ def build(
 
 @jigdo_set.command()
 @click.argument("file", type=_FILE)
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a page with bars for a browser; it loads nothing.",
+)
 @json_option
 @click.pass_obj
-def inspect(console: Console, file: Path, as_json: bool) -> None:
-    """Show what is in FILE, a .jigdo file or the RPM of a set."""
+def inspect(console: Console, file: Path, page: Path | None, as_json: bool) -> None:
+    """Show what is in FILE, a .jigdo file or the RPM of a set, and where its bytes are.
+
+    Patches of many packages are compressed together: each package's patch bytes are its
+    share of that, by the size of its patches.
+    """
     from composer.mirror.making import open_set, summarize
+    from composer.system.files import write_bytes
+    from composer.system.templates import render
 
     summary = summarize(open_set(file))
+    if page:
+        html = render("set-inspect.html.j2", set=summary, human=human_bytes)
+        write_bytes(page, html.encode())
     if as_json:
         console.json(summary)
         return
@@ -109,6 +127,34 @@ def inspect(console: Console, file: Path, as_json: bool) -> None:
     for section in summary["sections"]:
         row = (section["frames"], section["bytes"], section["uncompressed"])
         console.result(f"  {section['kind']:10}" + "{:10} {:11} {:13}".format(*row))
+    for line in _codec_lines(summary):
+        console.result(line)
+    for line in _package_lines(summary):
+        console.result(line)
+
+
+def _codec_lines(summary: dict[str, Any]) -> Iterator[str]:
+    for title, key in (("codecs of frames", "frame_codecs"), ("codecs of patches", "patch_codecs")):
+        for codec in summary[key]:
+            row = (codec["count"], codec["bytes"], codec["uncompressed"])
+            yield f"{title}: {codec['codec']:10}" + "{:10} {:11} {:13}".format(*row)
+    for base in summary["bases"]:
+        yield (
+            f"deltas from {base['commit']} {base['version']}: {base['bytes']} bytes; contents: "
+            f"{base['copied']} copied, {base['patched']} patched, {base['repacked']} packed again"
+        )
+
+
+def _package_lines(summary: dict[str, Any]) -> Iterator[str]:
+    rows = [(row["map_bytes"] + row["patch_bytes"], row) for row in summary["packages"]]
+    rows.sort(key=lambda pair: (-pair[0], pair[1]["nevra"]))
+    yield "by package:  map     patches"
+    for _, row in rows[:_MOST_SHOWN]:
+        yield plain(f"{row['map_bytes']:12}{row['patch_bytes']:12}  {row['nevra']}")
+    if left := [size for size, _ in rows[_MOST_SHOWN:]]:
+        yield f"  and {sum(left)} bytes of {len(left)} others: see --json or --html"
+    if summary["other"]["patches"]:
+        yield f"{0:12}{summary['other']['patch_bytes']:12}  of no package"
 
 
 @jigdo_set.command()

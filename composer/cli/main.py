@@ -22,6 +22,7 @@ _COMMANDS = {
     "compose": ("compose", "compose", "Compose a treefile into an OSTree commit."),
     "diff": ("diff", "diff", "What changed between two commits: packages, advisories, files."),
     "mirror": ("mirror", "mirror", "The mirror operator's side: serve."),
+    "plan": ("plan", "plan", "What a pull would move, use and write; why it is so."),
     "pull": ("pull", "pull", "Reassemble a commit from its jigdo set and RPM mirrors."),
     "remote": ("remote", "remote", "Where sets come from, and whom to trust: add, list, remove."),
     "repo": ("repo", "repo", "Local repositories: import RPMs."),

@@ -8,30 +8,19 @@ import click
 
 from composer.cli.config import config_dir_option
 from composer.cli.console import Console, human_bytes, json_option
-
-_KINDS = (
-    ("rpm", "RPMs"),
-    ("set", "set metadata"),
-    ("new", "non-RPM content"),
-    ("delta", "deltas"),
-)
+from composer.cli.plan import KINDS, max_memory_option, prefer_option, show_plan
 
 
 @click.command()
 @click.argument("ref", metavar="[REMOTE:]REF")
 @click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
-@click.option(
-    "--max-memory",
-    default=200,
-    show_default=True,
-    type=click.IntRange(64),
-    metavar="MB",
-    help="Memory for making contents out of older ones; what needs more comes another way.",
-)
+@max_memory_option
 @click.option(
     "--disable-fsync", is_flag=True, help="Do not flush to disk; a power cut may lose the pull."
 )
+@prefer_option
+@click.option("--dry-run", is_flag=True, help="Say what would move, as `plan` does; write nothing.")
 @config_dir_option
 @json_option
 @click.pass_obj
@@ -42,6 +31,8 @@ def pull(
     workers: int,
     max_memory: int,
     disable_fsync: bool,
+    prefer: str,
+    dry_run: bool,
     config_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -52,16 +43,19 @@ def pull(
     """
     from composer.client.pull import pull as pull_ref
     from composer.client.remote import find_remote
-    from composer.jigdo.reassemble import Choices
+    from composer.jigdo.reassemble import Choices, Prefer
     from composer.ostree.repo import Repository
 
     name, _, plain = ref.rpartition(":")
     remote = find_remote(name or None, config_dir)
     repo = Repository.open(repository)
+    choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
+    if dry_run:
+        show_plan(console, remote, plain, repo, choices, workers=workers, as_json=as_json)
+        return
     if disable_fsync:
         repo.disable_fsync()
     with console.progress(as_json=as_json) as report:
-        choices = Choices(max_memory=max_memory << 20)
         done = pull_ref(remote, plain, repo, choices=choices, report=report, workers=workers)
     if as_json:
         moved = {kind: {"bytes": m.bytes, "requests": m.requests} for kind, m in done.moved.items()}
@@ -84,6 +78,6 @@ def pull(
         console.result(f"{done.ref}: already at {done.version} {done.commit}")
         return
     console.result(f"{done.ref}: {done.version} {done.commit}")
-    for kind, text in _KINDS:
+    for kind, text in KINDS:
         part = done.moved[kind]
         console.result(f"  {text}: {human_bytes(part.bytes)} in {part.requests} requests")

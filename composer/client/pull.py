@@ -92,27 +92,67 @@ def pull(
     """
     traffic = Traffic()
     with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
-        report(Step("look", item=remote.urls[0]))
-        entry = find_entry(fetcher, ref)
-        previous = repo.resolve(ref)
-        if previous == entry.commit and _is_good_here(remote, repo, entry.commit):
+        found = look(fetcher, remote, ref, repo, choices=choices, report=report)
+        entry, previous = found.entry, found.previous
+        if found.set is None:
             return _result(entry, previous, None, traffic)
-        kept = Descriptions(repo)
-        jigdo = open_remote_set(fetcher, entry, kept, max_memory=choices.max_memory)
-        base = previous if previous and not repo.is_partial(previous) else None
-        check = _signature_check(remote, repo)
-        report(Step("read set", item=jigdo.head.version))
-        wanted = examine(jigdo, repo, base=base, check=check, choices=choices)
+        jigdo, wanted = found.set
         check_storable(repo, wanted.headers)
-        check_space(repo, wanted.plan, staging_bytes=min(wanted.plan.package_bytes, 2 * WINDOW))
-        packages = repo.path / "tmp" / "jigdo-packages"
+        check_space(repo, wanted.plan, staging_bytes=staging_bytes(wanted.plan))
+        packages = package_directory(repo)
         source = _MirroredPackages(remote, packages, traffic, report)
         reassemble(
             jigdo, wanted, repo, source, ref=ref, choices=choices, report=report, workers=workers
         )
         remove_tree(packages)
-        _keep_description(jigdo, repo, kept)
+        _keep_description(jigdo, repo, Descriptions(repo))
         return _result(entry, previous, wanted, traffic)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a remote has for a ref; ``set`` is None when its commit is here already."""
+
+    entry: PointerEntry
+    previous: ObjectChecksum | None
+    set: tuple[JigdoSet, Wanted] | None
+
+
+def look(
+    fetcher: Fetcher,
+    remote: Remote,
+    ref: str,
+    repo: Repository,
+    *,
+    choices: Choices,
+    report: Report = silent,
+    read_only: bool = False,
+) -> Found:
+    """Read what a pull reads before it moves anything large; raises what :func:`pull` raises.
+
+    Nothing is written with ``read_only``, and the same bytes are read.
+    """
+    report(Step("look", item=remote.urls[0]))
+    entry = find_entry(fetcher, ref)
+    previous = repo.resolve(ref)
+    if previous == entry.commit and _is_good_here(remote, repo, entry.commit):
+        return Found(entry, previous, None)
+    jigdo = open_remote_set(fetcher, entry, Descriptions(repo), max_memory=choices.max_memory)
+    base = previous if previous and not repo.is_partial(previous) else None
+    check = _signature_check(remote, repo)
+    report(Step("read set", item=jigdo.head.version))
+    wanted = examine(jigdo, repo, base=base, check=check, choices=choices, read_only=read_only)
+    return Found(entry, previous, (jigdo, wanted))
+
+
+def staging_bytes(plan: Plan) -> int:
+    """Return how many bytes of RPMs lie on disk at once, at most."""
+    return min(plan.package_bytes, 2 * WINDOW)
+
+
+def package_directory(repo: Repository) -> Path:
+    """Return where RPMs lie until they are imported: ``PKGID.rpm``, incomplete ``.rpm.part``."""
+    return repo.path / "tmp" / "jigdo-packages"
 
 
 def _result(

@@ -20,6 +20,9 @@ from composer.jigdo.manifest import Contents, Head, Map
 
 _BLOCK = 4096
 
+Price = Callable[[DeltaContent], int | None]
+"""What making a content costs, as bytes would; None: more than any other way does."""
+
 
 @dataclass(frozen=True, slots=True)
 class PackagePlan:
@@ -95,19 +98,16 @@ def make_plan(
     contents: Contents,
     table: DeltaTable | None = None,
     usable: Callable[[DeltaContent], bool] = lambda content: True,
+    price: Price = lambda content: 0,
 ) -> Plan:
-    """Choose packages and frames for all missing objects, for the fewest bytes.
+    """Choose packages and frames for all missing objects, for the least bytes and prices.
 
     ``maps`` are by package number; ``table`` is of a commit that is here, and ``usable``
-    says of a content in it whether this client wants to make it that way.  Every missing
-    object must be explained.
+    says of a content in it whether this client can make it that way, ``price`` what that
+    costs it beside the patch.  Every missing object must be explained.
     """
-    offers = [
-        *_delta_offers(index, missing, table, usable),
-        *_new_offers(index, missing, contents),
-        *_package_offers(head, missing, maps),
-    ]
-    chosen = _choose(offers)
+    plain = [*_new_offers(index, missing, contents), *_package_offers(head, missing, maps)]
+    chosen = _choose(index, plain, _makes(missing, table, usable, price))
     left = bytearray(missing)
     deltas = _take_deltas(index, table, chosen, left)
     new = _take_new(index, contents, chosen, left)
@@ -133,16 +133,38 @@ def make_plan(
     )
 
 
-def _choose(offers: Sequence[_Offer]) -> list[_Offer]:
-    """Choose the cheapest; never worse than doing without deltas, which greed alone can be."""
-    with_deltas = _covering(offers)
-    plain = [offer for offer in offers if offer.kind is not _Kind.DELTA]
+def _choose(index: Index, plain: Sequence[_Offer], makes: Sequence[_Make]) -> list[_Offer]:
+    """Choose the cheapest of a few ways, for greed alone can be worse than doing without deltas."""
     held = {thing for offer in plain for thing in offer.source.things}
-    if all(thing in held for offer in offers for thing in offer.source.things):
-        without = _covering(plain)
-        if _cost(without) < _cost(with_deltas):
-            return without
-    return with_deltas
+    needed = [m for m in makes if not held.issuperset(m.ordinals)]
+    kept = {m.number for m in needed}
+    cheap = [m for m in makes if m.price is not None or m.number in kept]
+    free = [m for m in makes if m.price == 0 or m.number in kept]
+    ways = [_with_deltas(index, plain, cheap)]
+    if len(free) < len(cheap):
+        ways.append(_with_deltas(index, plain, free))
+    if not needed:
+        ways.append(_covering(plain))
+    return min(ways, key=_cost)
+
+
+def _with_deltas(index: Index, plain: Sequence[_Offer], makes: Sequence[_Make]) -> list[_Offer]:
+    """Choose patch frames by their bytes; then weigh each content's price against the rest."""
+    chosen = _covering([*_delta_offers(index, makes), *plain])
+    if not any(make.price for make in makes):
+        return chosen
+    taken = [make for offer in chosen for make in offer.makes]
+    free = [make for make in taken if not make.price]
+    priced = [make for make in taken if make.price]
+    offers = [
+        *(_delta_offer(index, [make], cost=make.price or 0) for make in priced),
+        *([_delta_offer(index, free, cost=0)] if free else []),
+        *plain,
+    ]
+    found = _covering(offers)
+    rest = [offer for offer in found if offer.kind is not _Kind.DELTA]
+    kept = [make for offer in found for make in offer.makes]
+    return [_delta_offer(index, kept), *rest] if kept else rest
 
 
 def _covering(offers: Sequence[_Offer]) -> list[_Offer]:
@@ -150,7 +172,8 @@ def _covering(offers: Sequence[_Offer]) -> list[_Offer]:
 
 
 def _cost(offers: Iterable[_Offer]) -> int:
-    return sum(offer.source.cost for offer in offers)
+    prices = sum(make.price or 0 for offer in offers for make in offer.makes)
+    return prices + sum(offer.source.cost for offer in offers)
 
 
 class _Kind(Enum):
@@ -161,11 +184,25 @@ class _Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """A source with what it is: a package's number, or numbers of frames."""
+    """A source with what it is: a package's number, or numbers of frames.
+
+    ``makes`` are the contents that deltas are taken for.
+    """
 
     kind: _Kind
     numbers: tuple[int, ...]
     source: Source
+    makes: tuple[_Make, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Make:
+    """A content of the deltas table: what it needs and costs, and the missing objects of it."""
+
+    number: int
+    frames: tuple[int, ...]
+    price: int | None
+    ordinals: tuple[int, ...]
 
 
 def _package_offers(head: Head, missing: bytearray, maps: Mapping[int, Map]) -> Iterator[_Offer]:
@@ -177,27 +214,50 @@ def _package_offers(head: Head, missing: bytearray, maps: Mapping[int, Map]) -> 
 
 def _new_offers(index: Index, missing: bytearray, contents: Contents) -> Iterator[_Offer]:
     wanted = [row for row, ordinal in enumerate(contents.ordinals) if missing[ordinal]]
-    spans = _spans(index, contents, {contents.contents[row] for row in wanted})
+    spans = needed_frames(index, contents, {contents.contents[row] for row in wanted})
     things: dict[tuple[int, ...], list[int]] = {}
     for row in wanted:
         things.setdefault(spans[contents.contents[row]], []).append(contents.ordinals[row])
     yield from _frame_offers(_Kind.NEW, index, things)
 
 
-def _delta_offers(
-    index: Index,
+def _makes(
     missing: bytearray,
     table: DeltaTable | None,
     usable: Callable[[DeltaContent], bool],
-) -> Iterator[_Offer]:
+    price: Price,
+) -> list[_Make]:
     if table is None:
-        return
-    things: dict[tuple[int, ...], list[int]] = {}
+        return []
+    objects: dict[int, list[int]] = {}
     for ordinal, number in zip(table.ordinals, table.numbers, strict=True):
-        if missing[ordinal] and usable(table.contents[number]):
-            frames = tuple(sorted({piece.frame for piece in table.contents[number].pieces}))
-            things.setdefault(frames, []).append(ordinal)
-    yield from _frame_offers(_Kind.DELTA, index, things)
+        if missing[ordinal]:
+            objects.setdefault(number, []).append(ordinal)
+    found = []
+    for number, ordinals in sorted(objects.items()):
+        content = table.contents[number]
+        if usable(content):
+            frames = tuple(sorted({piece.frame for piece in content.pieces}))
+            found.append(_Make(number, frames, price(content), tuple(ordinals)))
+    return found
+
+
+def _delta_offers(index: Index, makes: Sequence[_Make]) -> Iterator[_Offer]:
+    """Make an offer per group of patch frames that are needed together."""
+    groups = bundles(list({make.frames: None for make in makes}))
+    held: dict[int, list[_Make]] = {}
+    for make in makes:
+        held.setdefault(groups[make.frames[0]] if make.frames else -1, []).append(make)
+    for _, own in sorted(held.items()):
+        yield _delta_offer(index, own)
+
+
+def _delta_offer(index: Index, makes: Sequence[_Make], *, cost: int | None = None) -> _Offer:
+    numbers = tuple(sorted({number for make in makes for number in make.frames}))
+    things = [ordinal for make in makes for ordinal in make.ordinals]
+    if cost is None:
+        cost = sum(index[number].size for number in numbers)
+    return _Offer(_Kind.DELTA, numbers, Source(cost, things), tuple(makes))
 
 
 def _frame_offers(
@@ -239,19 +299,18 @@ def _take(number: int, mapping: Map, left: bytearray) -> PackagePlan:
 def _take_deltas(
     index: Index, table: DeltaTable | None, chosen: Sequence[_Offer], left: bytearray
 ) -> DeltaPlan:
-    numbers = {n for offer in chosen if offer.kind is _Kind.DELTA for n in offer.numbers}
-    things = {o for offer in chosen if offer.kind is _Kind.DELTA for o in offer.source.things}
     if table is None:
         return DeltaPlan((), ())
+    numbers = {make.number for offer in chosen for make in offer.makes}
     rows = []
     for row, ordinal in enumerate(table.ordinals):
-        pieces = table.contents[table.numbers[row]].pieces
         # An object can be made in more than one way.
-        if left[ordinal] and ordinal in things and all(p.frame in numbers for p in pieces):
+        if left[ordinal] and table.numbers[row] in numbers:
             left[ordinal] = 0
             rows.append(row)
     rows.sort(key=lambda row: (table.numbers[row], row))
-    return DeltaPlan(tuple(rows), tuple(index[number] for number in sorted(numbers)))
+    frames = {p.frame for row in rows for p in table.contents[table.numbers[row]].pieces}
+    return DeltaPlan(tuple(rows), tuple(index[number] for number in sorted(frames)))
 
 
 def _take_new(
@@ -263,12 +322,14 @@ def _take_new(
     for row in rows:
         left[contents.ordinals[row]] = 0
     rows.sort(key=lambda row: (contents.contents[row], row))
-    needed = _spans(index, contents, {contents.contents[row] for row in rows})
+    needed = needed_frames(index, contents, {contents.contents[row] for row in rows})
     kept = numbers & {number for frames in needed.values() for number in frames}
     return NewPlan(tuple(rows), tuple(index[number] for number in sorted(kept)))
 
 
-def _spans(index: Index, contents: Contents, wanted: Iterable[int]) -> dict[int, tuple[int, ...]]:
+def needed_frames(
+    index: Index, contents: Contents, wanted: Iterable[int]
+) -> dict[int, tuple[int, ...]]:
     """Return the numbers of the data frames that each wanted content lies in."""
     numbers = index.numbers(Kind.DATA)
     ends = list(accumulate(index[number].uncompressed for number in numbers))

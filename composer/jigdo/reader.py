@@ -231,6 +231,11 @@ def _runs(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
         yield run
 
 
+def requests(frames: Iterable[Frame]) -> list[int]:
+    """Return the bytes of each request that reading ``frames`` takes."""
+    return [run[-1].end - run[0].offset for run in _runs(frames)]
+
+
 class FileRanges:
     """Byte ranges of a .jigdo file on this machine; ``start`` is where it begins in ``path``.
 

@@ -9,11 +9,13 @@ repository is whole.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -26,11 +28,19 @@ from composer.errors import (
     VerificationFailed,
 )
 from composer.jigdo.container import Frame, Kind
-from composer.jigdo.delta.applying import MAX_MEMORY, DeltaImporter, usable
-from composer.jigdo.delta.table import DeltaContent, DeltaTable
+from composer.jigdo.delta.applying import MAX_MEMORY, DeltaImporter, packing_cost, usable
+from composer.jigdo.delta.table import REPACK, DeltaContent, DeltaTable
 from composer.jigdo.importing import Target, Targets, write_content, write_payload
 from composer.jigdo.manifest import Contents, Map
-from composer.jigdo.plan import DeltaPlan, NewPlan, PackagePlan, Plan, make_plan, unexplained
+from composer.jigdo.plan import (
+    DeltaPlan,
+    NewPlan,
+    PackagePlan,
+    Plan,
+    Price,
+    make_plan,
+    unexplained,
+)
 from composer.jigdo.reader import CommitFrame, JigdoSet
 from composer.jigdo.tree import Ordinals, tree_frames, walk
 from composer.ostree.objects import Header, parse_dirtree
@@ -64,11 +74,24 @@ class PackageSource(Protocol):
         ...
 
 
+class Prefer(Enum):
+    """What to spare: only bytes, bytes and CPU time weighed, or CPU time first."""
+
+    BYTES = "bytes"
+    BALANCED = "balanced"
+    CPU = "cpu"
+
+
+SECOND = 500_000
+"""Bytes that a second of CPU time weighs as much as: what a line of 4 Mbit/s brings in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choices:
     """What the user prefers: ``max_memory`` in bytes for making contents out of older ones."""
 
     max_memory: int = MAX_MEMORY
+    prefer: Prefer = Prefer.BALANCED
 
 
 DEFAULT_CHOICES = Choices()
@@ -95,6 +118,10 @@ class Wanted:
     plan: Plan
     deltas: _Deltas | None
     again: Callable[[bytearray], Plan]  # what to fetch instead of deltas that came to nothing
+    missing: bytearray  # a byte per ordinal: 1 for what is not here
+    maps: Mapping[int, Map]  # those that were read
+    usable: Callable[[DeltaContent], bool]  # whether this client can make a content of the table
+    replan: Callable[[Prefer | None], Plan]  # what another preference, or no deltas, would fetch
 
 
 CheckCommit = Callable[[CommitFrame], None]
@@ -108,18 +135,21 @@ def examine(
     base: ObjectChecksum | None,
     check: CheckCommit,
     choices: Choices = DEFAULT_CHOICES,
+    read_only: bool = False,
 ) -> Wanted:
     """Read what is needed to plan: commit, tree, maps.  ``check`` is called before the tree moves.
 
     ``base`` is a complete commit in ``repo``, whose objects save most of the reading;
-    it only saves: what is here is always found by looking.
+    it only saves: what is here is always found by looking.  What an interrupted run staged
+    is landed, or with ``read_only`` taken as if it had.
     """
     start, dirmetas, headers, table = jigdo.read_start()
     check(start)
-    repo.land_staged()
+    if not read_only:
+        repo.land_staged()
     dirtrees, ordinals = _read_tree(jigdo, repo, start, base)
     contents = jigdo.contents(table, objects=len(ordinals), headers=headers)
-    missing = _missing(repo, ordinals)
+    missing = _missing(repo, ordinals, staged=read_only)
     deltas = _read_deltas(jigdo, repo, base, missing, headers)
     maps = _read_maps(jigdo, repo, base, missing, contents, headers)
 
@@ -131,11 +161,40 @@ def examine(
         maps.update(_read_maps(jigdo, repo, base, missing, contents, headers))
         return make_plan(jigdo.head, jigdo.index, missing, maps, contents)
 
-    offered = deltas.table if deltas else None
-    plan = make_plan(jigdo.head, jigdo.index, missing, maps, contents, offered, can_make)
+    def plan(prefer: Prefer | None) -> Plan:
+        offered = deltas.table if deltas and prefer else None
+        price = _price(offered, prefer) if offered and prefer else lambda content: 0
+        found = (jigdo.head, jigdo.index, missing, maps, contents)
+        return make_plan(*found, offered, can_make, price)
+
     return Wanted(
-        start, tuple(dirmetas), dirtrees, ordinals, headers, contents, plan, deltas, without_deltas
+        start,
+        tuple(dirmetas),
+        dirtrees,
+        ordinals,
+        headers,
+        contents,
+        plan(choices.prefer),
+        deltas,
+        without_deltas,
+        missing,
+        maps,
+        can_make,
+        plan,
     )
+
+
+def _price(table: DeltaTable, prefer: Prefer) -> Price:
+    """Return what packing a content again is worth; patching costs next to nothing."""
+
+    def price(content: DeltaContent) -> int | None:
+        if prefer is Prefer.BYTES or content.method < REPACK:
+            return 0
+        if prefer is Prefer.CPU:
+            return None
+        return math.ceil(packing_cost(table, content)[0] * SECOND)
+
+    return price
 
 
 def _read_deltas(
@@ -211,10 +270,12 @@ def _base_frames(repo: Repository, base: ObjectChecksum | None) -> dict[ContentD
         return {}
 
 
-def _missing(repo: Repository, ordinals: Ordinals) -> bytearray:
+def _missing(repo: Repository, ordinals: Ordinals, *, staged: bool) -> bytearray:
     flags = bytearray(len(ordinals))
+    here = repo.staged_content() if staged else frozenset()
     for checksum in repo.missing_content(ordinals.checksums):
-        flags[ordinals[checksum]] = 1
+        if checksum not in here:
+            flags[ordinals[checksum]] = 1
     return flags
 
 

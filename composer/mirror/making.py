@@ -15,8 +15,9 @@ from typing import Any
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ComposerError, FormatError, NotFound
 from composer.jigdo.build import LocalPackage, Older, build_set
-from composer.jigdo.container import MAGIC, Kind
+from composer.jigdo.container import MAGIC
 from composer.jigdo.delta.building import DeltaOptions
+from composer.jigdo.inspecting import weigh
 from composer.jigdo.local import require_pkgid
 from composer.jigdo.manifest import Head
 from composer.jigdo.pointer import PointerEntry
@@ -247,18 +248,7 @@ def open_set(path: Path) -> JigdoSet:
 
 def summarize(jigdo: JigdoSet) -> dict[str, Any]:
     """Describe a set as a JSON document: identity, packages, totals, and where its bytes are."""
-    head, start = jigdo.head, jigdo.read_commit()
-    sections = []
-    for kind in Kind:
-        frames = list(jigdo.index.of(kind))
-        sections.append(
-            {
-                "kind": kind.name.lower(),
-                "frames": len(frames),
-                "bytes": sum(frame.size for frame in frames),
-                "uncompressed": sum(frame.uncompressed for frame in frames),
-            }
-        )
+    head, start, found = jigdo.head, jigdo.read_commit(), weigh(jigdo)
     packages = [
         {
             "nevra": str(package.ref.nevra),
@@ -266,8 +256,11 @@ def summarize(jigdo: JigdoSet) -> dict[str, Any]:
             "size": package.ref.size,
             "repository": package.ref.repository,
             "location": package.ref.location,
+            "map_bytes": share.map_bytes,
+            "patch_bytes": share.patch_bytes,
+            "patches": share.patches,
         }
-        for package in head.packages
+        for package, share in zip(head.packages, found.packages, strict=True)
     ]
     return {
         "name": head.name,
@@ -278,6 +271,11 @@ def summarize(jigdo: JigdoSet) -> dict[str, Any]:
         "signed": is_signed(start.detached),
         "packages": packages,
         "totals": head.totals.model_dump(),
-        "sections": sections,
+        "bytes": found.bytes,
+        "sections": [asdict(section) for section in found.sections],
+        "other": {"patch_bytes": found.other.patch_bytes, "patches": found.other.patches},
+        "frame_codecs": [asdict(codec) for codec in found.frame_codecs],
+        "patch_codecs": [asdict(codec) for codec in found.patch_codecs],
+        "bases": [asdict(base) | {"commit": str(base.commit)} for base in found.bases],
         "index": asdict(jigdo.place) | {"digest": str(jigdo.place.digest)},
     }

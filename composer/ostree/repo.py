@@ -243,6 +243,16 @@ class Repository:
             missing.update(c for c in wanted if c.hex()[2:] + suffix not in names)
         return missing
 
+    def staged_content(self) -> set[ObjectChecksum]:
+        """Return the content objects that :meth:`land_staged` would land, without landing them."""
+        suffix = ".filez" if self.mode == "archive" else ".file"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        found = self.path.glob(f"tmp/staging-{boot}-*/??/*{suffix}")
+        return {
+            ObjectChecksum.parse(path.parent.name + path.name.removesuffix(suffix))
+            for path in found
+        }
+
     def content_names(self) -> set[str]:
         """Return the checksums, in hexadecimal, of all content objects that have landed here."""
         suffix = ".filez" if self.mode == "archive" else ".file"

@@ -17,11 +17,17 @@ _SHARED = Path("share/jigdo-composer/templates")
 
 
 def render(template: str, /, **values: object) -> str:
-    """Fill in ``template``; an unknown name in it is an error."""
+    """Fill in ``template``; an unknown name in it is an error.
+
+    In one that is HTML (``NAME.html.j2``), values are escaped.
+    """
     import jinja2
 
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True
+        autoescape=template.endswith(".html.j2"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
     )
     return environment.from_string(find_template(template).read_text()).render(values)
 

@@ -125,3 +125,71 @@ def test_everything_is_covered_once_and_never_worse_than_without_patches(
     without = found.world.plan(missing, found.objects)
     assert plan.package_bytes + plan.delta_bytes <= without.package_bytes + without.new_bytes
     assert plan.delta_bytes == sum(frame.size for frame in plan.deltas.frames)
+
+
+# --- prices of packing again
+
+
+def priced(found: Case, prices: Sequence[int | None], missing: Sequence[int]) -> Plan:
+    """Plan where content number n costs ``prices[n]`` beside its patch."""
+    w, numbers = found.world, {id(c): n for n, c in enumerate(found.table.contents)}
+    return make_plan(
+        w.head, w.index, flags(missing, found.objects), w.maps, w.contents, found.table,
+        price=lambda content: prices[numbers[id(content)]],
+    )  # fmt: skip
+
+
+def test_price_is_weighed_against_bytes() -> None:
+    found = case(world([(1000, [(0, 0)])]), [(100, [0])])
+    assert made_of(priced(found, [899], [0]), found.table) == [0]
+    assert chosen(priced(found, [901], [0])) == [0]
+    # Prices are no bytes.
+    assert priced(found, [899], [0]).delta_bytes == 100
+
+
+def test_dear_content_comes_from_its_package_and_others_of_its_frame_as_patches() -> None:
+    packages = [(1000, [(0, 0)]), (5000, [(0, 1)]), (5000, [(0, 2)])]
+    found = case(world(packages), [(100, [0, 1, 2])])
+    plan = priced(found, [1001, 1001, 0], [0, 1, 2])
+    assert chosen(plan) == [0]
+    assert made_of(plan, found.table) == [1, 2]
+    assert (plan.package_bytes, plan.delta_bytes) == (1000, 100)
+
+
+def test_frame_that_only_dear_contents_need_is_not_fetched() -> None:
+    packages = [(1000, [(0, 0)]), (5000, [(0, 1)])]
+    found = case(world(packages), [(100, [0]), (100, [1])])
+    plan = priced(found, [1001, 0], [0, 1])
+    assert chosen(plan) == [0]
+    assert [frame.number for frame in plan.deltas.frames] == [1]
+
+
+def test_unbounded_price_is_paid_only_where_nothing_else_has_the_content() -> None:
+    packages = world([(10**9, [(0, 0)])])
+    found = case(packages, [(100, [0, 1])])
+    plan = priced(found, [None, None], [0, 1])
+    assert chosen(plan) == [0]
+    assert made_of(plan, found.table) == [1]
+
+
+def test_dear_contents_together_are_worse_than_their_package() -> None:
+    found = case(world([(1000, [(n, n) for n in range(5)])]), [(10, range(5))])
+    assert chosen(priced(found, [300] * 5, range(5))) == [0]
+    assert chosen(priced(found, [100] * 5, range(5))) == []
+
+
+@given(cases(), st.lists(st.sampled_from([0, 1, 50, 400, None]), min_size=20, max_size=20))
+def test_priced_plans_cover_everything_once_and_never_cost_more_than_without_patches(
+    given_: tuple[Case, tuple[int, ...]], prices: list[int | None]
+) -> None:
+    found, missing = given_
+    plan = priced(found, prices, missing)
+    made = made_of(plan, found.table)
+    assert sorted([*covered(plan, found.world.contents), *made]) == list(missing)
+    numbers = {found.table.numbers[row] for row in plan.deltas.rows}
+    assert not any(prices[number] is None for number in numbers)
+    paid = sum(prices[number] or 0 for number in numbers)
+    without = found.world.plan(missing, found.objects)
+    assert plan.package_bytes + plan.delta_bytes + paid <= without.package_bytes
+    needed = {p.frame for number in numbers for p in found.table.contents[number].pieces}
+    assert {frame.number for frame in plan.deltas.frames} == needed

@@ -57,6 +57,14 @@ def usable(table: DeltaTable, content: DeltaContent, *, max_memory: int) -> bool
     )
 
 
+def packing_cost(table: DeltaTable, content: DeltaContent) -> tuple[float, int]:
+    """Return CPU seconds and bytes of memory, about, for packing ``content`` again; or zeros."""
+    if content.method < REPACK:
+        return 0.0, 0
+    recipe = Recipe.parse(table.recipes[content.method - REPACK])
+    return recipe.cost, recipe.memory
+
+
 class DeltaImporter:
     """Writes what a deltas table makes.  ``base`` has the base's objects by ordinal."""
 

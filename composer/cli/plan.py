@@ -1,0 +1,217 @@
+"""``jigdo-composer plan``, and what ``pull --dry-run`` shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from composer.cli.config import config_dir_option
+from composer.cli.console import Console, human_bytes, json_option, plain
+
+if TYPE_CHECKING:
+    from composer.client.planning import Amounts, PullPlan
+    from composer.client.remote import Remote
+    from composer.jigdo.explain import Explanation
+    from composer.jigdo.reassemble import Choices
+    from composer.ostree.repo import Repository
+
+KINDS = (
+    ("rpm", "RPMs"),
+    ("set", "set metadata"),
+    ("new", "non-RPM content"),
+    ("delta", "deltas"),
+)
+"""Kinds of transfers and how people call them."""
+
+max_memory_option = click.option(
+    "--max-memory",
+    default=200,
+    show_default=True,
+    type=click.IntRange(64),
+    metavar="MB",
+    help="Memory for making contents out of older ones; what needs more comes another way.",
+)
+prefer_option = click.option(
+    "--prefer",
+    default="balanced",
+    show_default=True,
+    type=click.Choice(["bytes", "balanced", "cpu"]),
+    help="What to spare when compressed contents can be made of older ones and packed again: "
+    "only bytes; a second of CPU as much as 500 kB; all CPU that can be spared.",
+)
+
+
+@click.command()
+@click.argument("ref", metavar="[REMOTE:]REF")
+@click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
+@max_memory_option
+@prefer_option
+@click.option(
+    "--explain",
+    "question",
+    default="",
+    metavar="PATH|PACKAGE",
+    help="Say which sources have it, what they cost and which was chosen; a PATH begins with /.",
+)
+@config_dir_option
+@json_option
+@click.pass_obj
+def plan(
+    console: Console,
+    ref: str,
+    repository: Path,
+    workers: int,
+    max_memory: int,
+    prefer: str,
+    question: str,
+    config_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what pulling REF would move, by source, and what it would take here.
+
+    Reads the set's metadata, as the pull does, and writes nothing.
+    """
+    from composer.client.remote import find_remote
+    from composer.jigdo.reassemble import Choices, Prefer
+    from composer.ostree.repo import Repository
+
+    name, _, wanted = ref.rpartition(":")
+    remote = find_remote(name or None, config_dir)
+    repo = Repository.open(repository)
+    choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
+    show_plan(
+        console, remote, wanted, repo, choices, workers=workers, question=question, as_json=as_json
+    )
+
+
+def show_plan(
+    console: Console,
+    remote: Remote,
+    ref: str,
+    repo: Repository,
+    choices: Choices,
+    *,
+    workers: int,
+    as_json: bool,
+    question: str = "",
+) -> None:
+    """Plan a pull and print it."""
+    from composer.client.planning import plan_pull
+
+    with console.progress(as_json=as_json) as report:
+        found = plan_pull(
+            remote, ref, repo, choices=choices, report=report, workers=workers, question=question
+        )
+    if as_json:
+        console.json(_document(found))
+        return
+    for line in _lines(found):
+        console.result(plain(line))
+
+
+def _document(found: PullPlan) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "ref": found.ref,
+        "version": found.version,
+        "commit": str(found.commit),
+        "previous": str(found.previous) if found.previous else None,
+        "needed": found.needed,
+        "prefer": found.prefer.value,
+        "transfers": {
+            "set": {"bytes": found.set.bytes, "requests": found.set.requests},
+            **_amounts(found.chosen)["transfers"],
+        },
+        "bytes": found.total.bytes,
+        "requests": found.total.requests,
+        "packages": found.packages,
+        "objects": found.objects,
+        "object_bytes": found.object_bytes,
+        "disk_bytes": found.disk_bytes,
+        "cpu_seconds": round(found.chosen.cpu_seconds, 3),
+        "memory": found.chosen.memory,
+        "alternatives": {name: _amounts(other) for name, other in found.alternatives.items()},
+    }
+    if found.explanation:
+        document["explanation"] = _explanation(found.explanation)
+    return document
+
+
+def _amounts(amounts: Amounts) -> dict[str, Any]:
+    return {
+        "transfers": {
+            kind: {"bytes": moved.bytes, "requests": moved.requests}
+            for kind, moved in amounts.transfers.items()
+        },
+        "bytes": amounts.bytes,
+        "requests": sum(moved.requests for moved in amounts.transfers.values()),
+        "cpu_seconds": round(amounts.cpu_seconds, 3),
+        "memory": amounts.memory,
+    }
+
+
+def _explanation(found: Explanation) -> dict[str, Any]:
+    return {
+        "subject": found.subject,
+        "objects": found.objects,
+        "missing": found.missing,
+        "taken": found.taken,
+        "ways": [
+            {
+                "kind": way.kind,
+                "name": way.name,
+                "bytes": way.bytes,
+                "cpu_seconds": round(way.seconds, 3),
+                "objects": way.objects,
+                "chosen": way.chosen,
+                "obstacle": way.obstacle,
+            }
+            for way in found.ways
+        ],
+    }
+
+
+def _lines(found: PullPlan) -> Iterator[str]:
+    if not found.needed:
+        yield f"{found.ref}: already at {found.version} {found.commit}"
+        return
+    yield f"{found.ref}: {found.version} {found.commit}"
+    transfers = {**found.chosen.transfers, "set": found.set}
+    for kind, text in KINDS:
+        part = transfers[kind]
+        yield f"  {text + ':':17}{human_bytes(part.bytes):>10} in {part.requests} requests"
+    total = found.total
+    yield f"  {'together:':17}{human_bytes(total.bytes):>10} ({total.bytes} bytes)"
+    yield f"  {'objects:':17}{found.objects:>10}, {human_bytes(found.object_bytes)}"
+    yield f"  {'disk space:':17}{human_bytes(found.disk_bytes):>10}"
+    yield f"  {'memory, about:':17}{human_bytes(found.chosen.memory):>10}"
+    yield f"  {'packing, about:':17}{found.chosen.cpu_seconds:>8.1f} s of CPU"
+    yield "Other ways (set metadata apart):"
+    for name, other in found.alternatives.items():
+        words = "no deltas" if name == "no-deltas" else f"--prefer {name}"
+        mark = "  <- this one" if name == found.prefer.value else ""
+        size = human_bytes(other.bytes)
+        yield f"  {words + ':':19}{size:>10}, {other.cpu_seconds:.1f} s of CPU{mark}"
+    if found.explanation:
+        yield from _explained(found.explanation)
+
+
+def _explained(found: Explanation) -> Iterator[str]:
+    taken = ", ".join(
+        f"{found.taken[kind]} from {text}" for kind, text in KINDS if kind in found.taken
+    )
+    if not found.missing:
+        yield f"{found.subject}: nothing of it is fetched, all of it is here"
+        return
+    yield f"{found.subject}: {found.missing} of {found.objects} objects are fetched: {taken}"
+    names = dict(KINDS)
+    for way in found.ways:
+        state = "chosen" if way.chosen else way.obstacle or "not chosen"
+        seconds = f" and {way.seconds:.1f} s of CPU" if way.seconds else ""
+        yield (
+            f"  {names[way.kind]}, {way.name}: {human_bytes(way.bytes)}{seconds}, "
+            f"for {way.objects} missing objects: {state}"
+        )
