@@ -37,7 +37,7 @@ class Variant:
 
 
 VARIANTS: Sequence[Variant] = (
-    Variant("none", "jigdo set, without deltas"),
+    Variant("none", "jigdo set, without deltas", ("--from", "none")),
     Variant("rest", "jigdo set, deltas of non-RPM content",
             ("--from", "{old}", "--rpm-deltas", "none")),
     Variant("auto", "jigdo set, chosen deltas", ("--from", "{old}", "--rpm-deltas", "auto")),

@@ -167,12 +167,13 @@ def test_pull_reports_as_json(published: Published, tmp_path: Path, remote: dict
         "packages",
         "moved",
         "new_content_bytes",
+        "delta_bytes",
         "object_bytes",
     }
     assert document["ref"] == MINIMAL
     assert document["commit"] == published.commit(MINIMAL, 2)
     assert document["previous"] is None
-    assert set(document["moved"]) == {"rpm", "set", "new"}
+    assert set(document["moved"]) == {"rpm", "set", "new", "delta"}
     assert all(set(part) == {"bytes", "requests"} for part in document["moved"].values())
 
 

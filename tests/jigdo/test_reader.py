@@ -62,9 +62,15 @@ def test_frames_far_apart_are_read_on_their_own(made: SetOnDisk) -> None:
 def test_small_gap_is_read_over(made: SetOnDisk) -> None:
     opened, ranges = _opened(made)
     index = opened.index
-    head, dirmeta = index.one(Kind.HEAD), index.one(Kind.DIRMETA)
-    assert len(list(opened.frames([dirmeta, head]))) == 2
-    assert ranges.requests == [(head.offset, dirmeta.end - head.offset)]
+    commit, tree = index.one(Kind.COMMIT), next(index.of(Kind.TREE))
+    assert len(list(opened.frames([tree, commit]))) == 2
+    assert ranges.requests == [(commit.offset, tree.end - commit.offset)]
+
+
+def test_frame_that_was_read_for_the_description_is_not_read_again(made: SetOnDisk) -> None:
+    opened, ranges = _opened(made)
+    assert len(list(opened.frames([opened.index.one(Kind.HEAD)]))) == 1
+    assert ranges.requests == []
 
 
 def test_no_frame_needs_no_request(made: SetOnDisk) -> None:
