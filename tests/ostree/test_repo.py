@@ -345,7 +345,9 @@ def test_objects_of_a_killed_process_are_found(repo: Repository) -> None:
     fsck(repo)
     again = Repository.open(repo.path)
     assert again.missing_content(staged) == set(staged)
+    assert again.staged_content() == set(staged)
     again.land_staged()
+    assert again.staged_content() == set()
     assert again.missing_content(staged) == set()
     assert again.refs() == {"test/x86_64/os": old}
     fsck(again)

@@ -14,8 +14,9 @@ from composer.checksum import ObjectChecksum
 from composer.jigdo.container import Kind
 from composer.jigdo.delta.building import DeltaOptions
 from composer.jigdo.delta.table import COPY, PATCH, REPACK, DeltaTable
+from composer.jigdo.explain import explain
 from composer.jigdo.reader import JigdoSet
-from composer.jigdo.reassemble import Choices, Wanted, examine, reassemble
+from composer.jigdo.reassemble import Choices, Prefer, Wanted, examine, reassemble
 from composer.ostree.repo import Repository
 from tests.jigdo.sets import (
     REF,
@@ -167,6 +168,41 @@ def test_compressed_content_is_patched_inside(whole: Update) -> None:
     methods = [content.method for content in table.contents]
     assert methods.count(REPACK) == 1
     assert PATCH in methods
+
+
+MANUAL = "/usr/share/man/prog.1.gz"
+
+
+@pytest.mark.parametrize(
+    ("prefer", "delta"), [(Prefer.BYTES, True), (Prefer.BALANCED, True), (Prefer.CPU, False)]
+)
+def test_packing_again_is_spared_when_cpu_time_is_preferred(
+    whole: Update, tmp_path: Path, prefer: Prefer, delta: bool
+) -> None:
+    client, jigdo, choices = whole.client(tmp_path / "client"), whole.set.open(), Choices()
+    choices = replace(choices, prefer=prefer)
+    wanted = examine(jigdo, client, base=whole.old, check=lambda c: None, choices=choices)
+    found = explain(jigdo, wanted, client, MANUAL)
+    assert found.taken == ({"delta": 1} if delta else {"rpm": 1})
+    ways = {way.kind: way for way in found.ways}
+    assert ways["delta"].seconds > 0
+    assert (ways["delta"].chosen, ways["rpm"].chosen) == (delta, not delta)
+    assert wanted.replan(prefer) == wanted.plan
+    assert not wanted.replan(None).deltas.rows
+    source = Packages(whole.set.packages)
+    reassemble(jigdo, wanted, client, source, ref=REF, choices=choices)
+    assert source.given == ([] if delta else ["prog"])
+    fsck(client)
+
+
+def test_what_needs_too_much_memory_is_explained(whole: Update, tmp_path: Path) -> None:
+    client, jigdo = whole.client(tmp_path / "client"), whole.set.open()
+    choices = Choices(max_memory=41 << 20)
+    wanted = examine(jigdo, client, base=whole.old, check=lambda c: None, choices=choices)
+    found = explain(jigdo, wanted, client, MANUAL)
+    [delta] = [way for way in found.ways if way.kind == "delta"]
+    assert "--max-memory" in delta.obstacle
+    assert found.taken == {"rpm": 1}
 
 
 @pytest.mark.parametrize("mode", ["archive", "bare-user-only"])
