@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from composer.checksum import ContentDigest
-from composer.errors import ChecksumMismatch, FormatError
+from composer.errors import BoundExceeded, ChecksumMismatch, FormatError
 from composer.jigdo.container import DESCRIPTION, Frame, Index, IndexPlace, Kind
 from composer.jigdo.delta.codecs import apply
 from composer.jigdo.delta.frames import compress_update, join_patches, split_patches
@@ -76,8 +76,11 @@ def apply_update(update: Update, base: bytes, *, max_memory: int) -> tuple[bytes
     """Return the description and the deltas frame that an update makes of ``base``.
 
     Neither is proven: see :func:`split_description` and :func:`require_deltas`.  Raises
-    ChecksumMismatch when ``base`` is another one.
+    ChecksumMismatch when ``base`` is another one, and BoundExceeded when it would make more
+    than ``max_memory`` bytes: a few bytes can claim that, before anything is proven.
     """
+    if update.size + update.deltas > max_memory:
+        raise BoundExceeded(what="what an update makes", bound=max_memory)
     _require(base, update.base, "the description that is here")
     made = b"".join(
         piece

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import groupby
+from pathlib import Path
 from tempfile import TemporaryFile
 
 from composer.checksum import ObjectChecksum
@@ -26,6 +27,7 @@ from composer.jigdo.delta.table import COPY, PATCH, REPACK, DeltaContent, DeltaT
 from composer.jigdo.importing import Target, write_content
 from composer.jigdo.repack import Recipe, opened, repack, unpack
 from composer.ostree.repo import Repository
+from composer.system.files import explained
 
 MAX_MEMORY = 200 << 20
 """Bytes that making one content may take, unless the user says otherwise."""
@@ -161,7 +163,7 @@ class DeltaImporter:
         _, size, pieces = self._repo.content(checksum)
         if size <= _SMALL:
             return b"".join(pieces)
-        return _spooled(pieces, stack)
+        return _spooled(pieces, stack, self._repo.path)
 
     def _inside(self, source: Base, stack: ExitStack) -> Base:
         recipe = opened(source, inner_limit=_INNER_LIMIT)
@@ -171,7 +173,7 @@ class DeltaImporter:
             raise BoundExceeded(what="memory to open a base", bound=self._max_memory)
         if recipe.inner_size <= _SMALL:
             return b"".join(unpack(source, recipe))
-        return _spooled(unpack(source, recipe), stack)
+        return _spooled(unpack(source, recipe), stack, self._repo.path)
 
     def _patched(self, content: DeltaContent, source: Base, patches: _Patches) -> Iterator[bytes]:
         for piece, patch in zip(content.pieces, patches, strict=True):
@@ -192,11 +194,14 @@ def _exactly(pieces: Iterator[bytes], content: DeltaContent) -> Iterator[bytes]:
         raise FormatError(f"what a delta makes is {left} bytes short")
 
 
-def _spooled(pieces: Iterator[bytes], stack: ExitStack) -> FileBase:
-    stream = stack.enter_context(TemporaryFile())  # noqa: SIM115 - the stack closes it
+def _spooled(pieces: Iterator[bytes], stack: ExitStack, beside: Path) -> FileBase:
+    # Not where temporary files lie otherwise, which is often memory.
+    stream = stack.enter_context(TemporaryFile(dir=beside / "tmp", buffering=0))  # noqa: SIM115
     for piece in pieces:
-        stream.write(piece)
-    stream.flush()
+        try:
+            stream.write(piece)
+        except OSError as error:
+            raise explained(error, beside) from error
     return FileBase(stream.fileno(), os.fstat(stream.fileno()).st_size)
 
 

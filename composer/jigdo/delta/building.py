@@ -19,7 +19,7 @@ from composer.jigdo.delta.codecs import CodecNumber
 from composer.jigdo.delta.frames import FRAME
 from composer.jigdo.delta.making import Pair, best_patches
 from composer.jigdo.delta.pairing import Bases
-from composer.jigdo.delta.store import PatchStore, StoredPatch, patch_key
+from composer.jigdo.delta.store import PatchOutline, PatchStore, StoredPatch, patch_key
 from composer.jigdo.delta.table import (
     COPY,
     PATCH,
@@ -43,6 +43,8 @@ _WORTH = 0.75  # of an RPM: patches that take more than this part of it are not 
 # Part of the key of a stored patch: another number where the same input gives another one.
 _MAKING = "1"
 _NO_PACKAGE = -1
+# Bytes of a container that is looked into; every worker holds two, and what is inside them.
+_LARGEST_CONTAINER = 1 << 28
 # Bytes of a patch; a frame has to hold it.
 _LARGEST = 1 << 24
 
@@ -319,6 +321,8 @@ def _containers(job: tuple[Path, _Wish]) -> tuple[bytes, bytes]:
     repo, wish = job
     if wish.base_object is None:
         return b"", b""
+    if max(_size(repo, one) for one in (wish.base_object, wish.target_object)) > _LARGEST_CONTAINER:
+        return b"", b""
     target = _read(repo, str(wish.target_object))
     recipe = analyse(target)
     if recipe is None or not recipe.repackable:
@@ -330,6 +334,11 @@ def _containers(job: tuple[Path, _Wish]) -> tuple[bytes, bytes]:
 @lru_cache(maxsize=1)
 def _repository(path: Path) -> Repository:
     return Repository.open(path)
+
+
+def _size(path: Path, checksum: ObjectChecksum) -> int:
+    _, size, _ = _repository(path).content(checksum)
+    return size
 
 
 def _read(path: Path, checksum: str) -> bytes:
@@ -391,13 +400,13 @@ def _lay_out(
     group, size = None, 0
     for wants, rank, _, _, key in order:
         own = (wants, rank)
-        for part, (_, _, patch) in enumerate(store.load(key).parts):
-            if own != group or size + len(patch) > FRAME:
+        for part, (_, _, length) in enumerate(store.outline(key).parts):
+            if own != group or size + length > FRAME:
                 frames.append([])
                 group, size = own, 0
             places.setdefault(key, []).append((len(frames) - 1, len(frames[-1])))
             frames[-1].append((key, part))
-            size += len(patch)
+            size += length
     return [PatchFrame(tuple(frame)) for frame in frames], places
 
 
@@ -407,7 +416,7 @@ def _rank(way: int, ways: int) -> int:
 
 
 def _is_heavy(store: PatchStore, key: bytes) -> bool:
-    recipe = store.load(key).recipe
+    recipe = store.outline(key).recipe
     return bool(recipe) and Recipe.parse(recipe).memory > MODEST_MEMORY
 
 
@@ -432,7 +441,7 @@ def _table(
     for _, key, partner, ordinal in made:
         if key not in by_key:
             by_key[key] = len(contents)
-            patch = store.load(key)
+            patch = store.outline(key)
             method = PATCH
             if patch.recipe:
                 method = REPACK + recipes.setdefault(patch.recipe, len(recipes))
@@ -446,7 +455,7 @@ def _table(
     return make_table(base.commit, list(recipes), contents, rows)
 
 
-def _pieces(patch: StoredPatch, places: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
+def _pieces(patch: PatchOutline, places: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
     return tuple(
         Piece(codec, length, frame, place)
         for (codec, length, _), (frame, place) in zip(patch.parts, places, strict=True)
@@ -457,8 +466,8 @@ def frame_patches(frame: PatchFrame, store: PatchStore) -> list[tuple[int, bytes
     """Return the (codec, patch) pairs of a frame, in order."""
     found = []
     for key, part in frame.parts:
-        codec, _, data = store.load(key).parts[part]
-        found.append((codec, data))
+        codec, _, _ = store.outline(key).parts[part]
+        found.append((codec, store.part(key, part)))
     return found
 
 

@@ -2,22 +2,15 @@
 
 Pure.  Two files at one path of two versions of a system are nearly always two versions
 of one file; what moved has its version in the path (a kernel's modules, a library's
-soname), or was moved to another directory under its name.  What is still without a
-partner is compared by its content: :func:`sketch`.
+soname), or was moved to another directory under its name.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from heapq import nsmallest
+from collections.abc import Iterable, Sequence
 
 _VERSION = re.compile(r"[0-9]+(?:[.+~^_-]?[0-9]+)*[a-z]?(?=[^a-z]|$)")
-_WORDS = re.compile(rb"[\x20-\x7e]{6,64}")
-_MOST_WORDS = 1 << 16
-_SKETCH = 32
-_ALIKE = 4
 
 
 def without_versions(path: str) -> str:
@@ -68,24 +61,3 @@ def _nearest(candidates: Iterable[tuple[int, int]], size: int) -> int | None:
         if other and other <= 8 * size and size <= 8 * other
     ]
     return min(near)[1] if near else None
-
-
-def sketch(data: bytes) -> frozenset[int]:
-    """Return a small set of numbers that similar contents have in common.
-
-    The least hashes of the printable strings in it: programs and documents of two versions
-    share most of their strings, wherever these lie.
-    """
-    words = set()
-    for number, match in enumerate(_WORDS.finditer(data)):
-        if number >= _MOST_WORDS:
-            break
-        words.add(match[0])
-    hashes = (int.from_bytes(hashlib.blake2b(word, digest_size=8).digest()) for word in words)
-    return frozenset(nsmallest(_SKETCH, hashes))
-
-
-def most_alike(one: frozenset[int], others: Mapping[int, frozenset[int]]) -> int | None:
-    """Return the key of the sketch that shares most with ``one``, or None if none shares enough."""
-    best = max(((len(one & other), -key) for key, other in others.items()), default=(0, 0))
-    return -best[1] if best[0] >= _ALIKE else None

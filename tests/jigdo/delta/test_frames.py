@@ -1,0 +1,106 @@
+"""Patch frames and updates: laid together, compressed, bounded."""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from composer.errors import BoundExceeded, ComposerError, FormatError
+from composer.jigdo.container import Codec
+from composer.jigdo.delta.codecs import CodecNumber
+from composer.jigdo.delta.columns import Streams
+from composer.jigdo.delta.frames import (
+    compress_patches,
+    compress_update,
+    decompress_update,
+    join_patches,
+    split_patches,
+)
+from composer.jigdo.encoding import uvarint, uvarints
+from tests.jigdo.delta.contents import mutated
+
+BYTES = st.binary(max_size=50)
+WHOLE = st.tuples(st.sampled_from([CodecNumber.FULL, CodecNumber.ZSTD]), BYTES)
+COLUMNS = st.builds(
+    lambda a, b, c, d: (CodecNumber.HDIFF, Streams(a, b, c, d).join()), BYTES, BYTES, BYTES, BYTES
+)
+PATCHES = st.lists(WHOLE | COLUMNS, max_size=6)
+
+
+@given(PATCHES)
+def test_patches_come_back_bit_for_bit(patches: Sequence[tuple[int, bytes]]) -> None:
+    joined = join_patches(patches)
+    assert split_patches(joined, [codec for codec, _ in patches]) == [data for _, data in patches]
+
+
+@given(PATCHES, st.data())
+def test_damaged_frame_is_refused_or_has_no_more_than_it_had(
+    patches: Sequence[tuple[int, bytes]], data: st.DataObject
+) -> None:
+    raw = data.draw(mutated(join_patches(patches)))
+    try:
+        found = split_patches(raw, [codec for codec, _ in patches])
+    except ComposerError:
+        return
+    # Each patch of columns is preceded by its three sizes.
+    assert sum(map(len, found)) <= len(raw) + 27 * len(found)
+
+
+def test_other_number_of_patches_is_refused() -> None:
+    joined = join_patches([(0, b"a"), (0, b"b")])
+    for codecs in ([], [0], [0, 0, 0]):
+        with pytest.raises(FormatError, match="has 2 patches instead of"):
+            split_patches(joined, codecs)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        uvarint(1 << 60),
+        uvarint(1) + uvarints([1 << 62, 0, 0, 0]),
+        uvarint(2) + uvarints([0, 0, 0, 0, 0, 0, 3, 3]) + b"abc",  # they overlap
+        join_patches([(0, b"a")]) + b"\0",
+        b"",
+    ],
+)
+def test_pool_that_claims_what_is_not_there_is_refused(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        split_patches(data, [0])
+
+
+@given(st.binary(max_size=2000))
+def test_update_is_compressed_and_back(data: bytes) -> None:
+    assert decompress_update(compress_update(data), size=len(data)) == data
+
+
+def test_what_does_not_shrink_is_stored() -> None:
+    assert compress_patches(b"abc") == (b"abc", Codec.STORED, 0)
+    assert compress_patches(bytes(10_000))[1] == Codec.XZ
+
+
+def test_bomb_is_ended_at_its_bound() -> None:
+    bomb = compress_update(bytes(50 << 20))
+    assert len(bomb) < 20_000
+    with pytest.raises(BoundExceeded):
+        decompress_update(bomb, size=1000)
+
+
+def test_window_larger_than_agreed_is_refused() -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 1, "dict_size": 1 << 28}]
+    packed = lzma.compress(b"x" * 100, lzma.FORMAT_XZ, filters=filters)
+    with pytest.raises(ComposerError):
+        decompress_update(packed, size=100)
+
+
+@given(st.data())
+def test_damaged_update_gives_our_own_errors(data: st.DataObject) -> None:
+    raw = data.draw(mutated(compress_update(b"some bytes" * 30)))
+    try:
+        found = decompress_update(raw, size=300)
+    except ComposerError:
+        return
+    assert len(found) <= 300
