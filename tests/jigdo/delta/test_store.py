@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,24 +70,6 @@ def test_interruption_leaves_whole_patches_only(tmp_path: Path) -> None:
 def test_damaged_file_is_begun_anew(tmp_path: Path, size: int) -> None:
     path = tmp_path / "patches"
     path.write_bytes(b"no database " * size)
-    with opened_store(path) as store:
-        assert KEY not in store
-        store.save(KEY, PATCH)
-        assert read(store) == PATCH
-
-
-def test_journal_of_a_damaged_file_is_not_played_into_the_new_one(tmp_path: Path) -> None:
-    path, journal = tmp_path / "patches", tmp_path / "patches-wal"
-    with opened_store(path) as store:
-        store.save(KEY, PATCH)
-        with closing(sqlite3.connect(path)) as other:
-            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        # Now the journal has some pages, and not the first.
-        store.save(KEY, replace(PATCH, estimate=10))
-        left = journal.read_bytes()
-    assert left
-    path.write_bytes(b"no database " * 1000)
-    journal.write_bytes(left)
     with opened_store(path) as store:
         assert KEY not in store
         store.save(KEY, PATCH)
