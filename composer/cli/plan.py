@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,13 +98,21 @@ def show_plan(
     workers: int,
     as_json: bool,
     question: str = "",
+    rpm_caches: Sequence[Path] = (),
 ) -> None:
     """Plan a pull and print it."""
     from composer.client.planning import plan_pull
 
     with console.progress(as_json=as_json) as report:
         found = plan_pull(
-            remote, ref, repo, choices=choices, report=report, workers=workers, question=question
+            remote,
+            ref,
+            repo,
+            choices=choices,
+            rpm_caches=rpm_caches,
+            report=report,
+            workers=workers,
+            question=question,
         )
     if as_json:
         console.json(_document(found))

@@ -17,6 +17,14 @@ from composer.cli.plan import KINDS, max_memory_option, prefer_option, show_plan
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
 @max_memory_option
 @click.option(
+    "--rpm-cache",
+    "rpm_caches",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Use RPM files in DIR and below instead of fetching them; repeatable.",
+)
+@click.option(
     "--disable-fsync", is_flag=True, help="Do not flush to disk; a power cut may lose the pull."
 )
 @prefer_option
@@ -30,6 +38,7 @@ def pull(
     repository: Path,
     workers: int,
     max_memory: int,
+    rpm_caches: tuple[Path, ...],
     disable_fsync: bool,
     prefer: str,
     dry_run: bool,
@@ -51,12 +60,29 @@ def pull(
     repo = Repository.open(repository)
     choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
     if dry_run:
-        show_plan(console, remote, plain, repo, choices, workers=workers, as_json=as_json)
+        show_plan(
+            console,
+            remote,
+            plain,
+            repo,
+            choices,
+            rpm_caches=rpm_caches,
+            workers=workers,
+            as_json=as_json,
+        )
         return
     if disable_fsync:
         repo.disable_fsync()
     with console.progress(as_json=as_json) as report:
-        done = pull_ref(remote, plain, repo, choices=choices, report=report, workers=workers)
+        done = pull_ref(
+            remote,
+            plain,
+            repo,
+            choices=choices,
+            rpm_caches=rpm_caches,
+            report=report,
+            workers=workers,
+        )
     if as_json:
         moved = {kind: {"bytes": m.bytes, "requests": m.requests} for kind, m in done.moved.items()}
         console.json(

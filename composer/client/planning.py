@@ -6,13 +6,15 @@ the pull moves: requests are counted by the function that makes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.pull import Found, Moved, look, package_directory, staging_bytes
 from composer.client.remote import Remote
+from composer.client.rpm_cache import RpmCache
 from composer.jigdo.delta.applying import packing_cost
 from composer.jigdo.explain import Explanation, explain
 from composer.jigdo.plan import Plan
@@ -84,18 +86,29 @@ def plan_pull(
     repo: Repository,
     *,
     choices: Choices = DEFAULT_CHOICES,
+    rpm_caches: Sequence[Path] = (),
     report: Report = silent,
     workers: int = 2,
     question: str = "",
 ) -> PullPlan:
     """Plan to bring ``ref`` of ``repo`` to the newest version that ``remote`` has.
 
-    ``question`` is a path or a package to explain.  Raises what a pull raises when it
+    ``rpm_caches`` are directories whose RPMs cost nothing; ``question`` is a path or a
+    package to explain.  Raises what a pull raises when it
     reads the set, and NotFound for a question about what the commit has not.
     """
-    traffic = Traffic()
+    traffic, cache = Traffic(), RpmCache(rpm_caches)
     with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
-        found = look(fetcher, remote, ref, repo, choices=choices, report=report, read_only=True)
+        found = look(
+            fetcher,
+            remote,
+            ref,
+            repo,
+            choices=choices,
+            at_hand=cache.find,
+            report=report,
+            read_only=True,
+        )
         read = Moved(traffic.bytes(), traffic.requests())
     if found.set is None:
         return _nothing(found, choices.prefer, read)
@@ -162,7 +175,8 @@ class _Kept:
 
 
 def _amounts(jigdo: JigdoSet, wanted: Wanted, plan: Plan, kept: _Kept, workers: int) -> Amounts:
-    left = [kept.left(jigdo.head.packages[package.number].ref) for package in plan.packages]
+    fetched = [package.number for package in plan.packages if package.transfer]
+    left = [kept.left(jigdo.head.packages[number].ref) for number in fetched]
     costs = _packing(wanted, plan)
     frames = [*plan.deltas.frames, *plan.new.frames]
     memory = _PROGRAM + sum(sorted((memory for _, memory in costs), reverse=True)[:workers])

@@ -16,6 +16,7 @@ from pathlib import Path
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.descriptions import Descriptions
 from composer.client.remote import Remote
+from composer.client.rpm_cache import RpmCache
 from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
 from composer.jigdo.container import MAX_INDEX, Check, Index, Kind
 from composer.jigdo.delta.frames import decompress_update
@@ -26,6 +27,7 @@ from composer.jigdo.reader import CommitFrame, JigdoSet
 from composer.jigdo.reassemble import (
     DEFAULT_CHOICES,
     Arriving,
+    AtHand,
     CheckCommit,
     Choices,
     Wanted,
@@ -80,19 +82,22 @@ def pull(
     repo: Repository,
     *,
     choices: Choices = DEFAULT_CHOICES,
+    rpm_caches: Sequence[Path] = (),
     report: Report = silent,
     workers: int = 2,
 ) -> PullResult:
     """Bring ``ref`` of ``repo`` to the newest version that ``remote`` has.
+
+    RPMs in the directories ``rpm_caches``, and below, are used instead of the mirrors'.
 
     Raises NotFound when the remote has no such ref or lacks a package,
     VerificationFailed (with kin) for anything that is not what it must be, and
     NoSpace before the first large byte moves.  The ref is then the old one and the
     repository whole.
     """
-    traffic = Traffic()
+    traffic, cache = Traffic(), RpmCache(rpm_caches)
     with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
-        found = look(fetcher, remote, ref, repo, choices=choices, report=report)
+        found = look(fetcher, remote, ref, repo, choices=choices, at_hand=cache.find, report=report)
         entry, previous = found.entry, found.previous
         if found.set is None:
             return _result(entry, previous, None, traffic)
@@ -100,7 +105,7 @@ def pull(
         check_storable(repo, wanted.headers)
         check_space(repo, wanted.plan, staging_bytes=staging_bytes(wanted.plan))
         packages = package_directory(repo)
-        source = _MirroredPackages(remote, packages, traffic, report)
+        source = _MirroredPackages(remote, packages, cache, traffic, report)
         reassemble(
             jigdo, wanted, repo, source, ref=ref, choices=choices, report=report, workers=workers
         )
@@ -125,6 +130,7 @@ def look(
     repo: Repository,
     *,
     choices: Choices,
+    at_hand: AtHand,
     report: Report = silent,
     read_only: bool = False,
 ) -> Found:
@@ -141,7 +147,15 @@ def look(
     base = previous if previous and not repo.is_partial(previous) else None
     check = _signature_check(remote, repo)
     report(Step("read set", item=jigdo.head.version))
-    wanted = examine(jigdo, repo, base=base, check=check, choices=choices, read_only=read_only)
+    wanted = examine(
+        jigdo,
+        repo,
+        base=base,
+        check=check,
+        choices=choices,
+        at_hand=at_hand,
+        read_only=read_only,
+    )
     return Found(entry, previous, (jigdo, wanted))
 
 
@@ -325,14 +339,22 @@ def _place_of(jigdo: JigdoSet, kind: Kind) -> range:
 
 
 class _MirroredPackages:
-    """RPMs from the mirrors of their repositories, kept until they are imported."""
+    """RPMs of this machine, others from the mirrors of their repositories.
 
-    def __init__(self, remote: Remote, directory: Path, traffic: Traffic, report: Report) -> None:
-        self._remote, self._directory = remote, directory
+    What comes from a mirror is kept until it is imported.
+    """
+
+    def __init__(
+        self, remote: Remote, directory: Path, cache: RpmCache, traffic: Traffic, report: Report
+    ) -> None:
+        self._remote, self._directory, self._cache = remote, directory, cache
         self._traffic, self._report = traffic, report
 
     def fetch(self, packages: Sequence[PackageRef]) -> Arriving:
         """Yield packages as they arrive, each complete and of its pkgid."""
+        here = [(package, path) for package in packages if (path := self._cache.get(package))]
+        yield from here
+        found = {package.pkgid for package, _ in here}
         wanted = [
             WantedPackage(
                 package,
@@ -340,6 +362,7 @@ class _MirroredPackages:
                 Mirrors.parse(*self._remote.mirrors_for(package.repository)),
             )
             for package in packages
+            if package.pkgid not in found
         ]
         arriving = fetch_packages(
             wanted, traffic=self._traffic, relocate=self._relocate, report=self._report
@@ -349,7 +372,7 @@ class _MirroredPackages:
                 yield item.ref, item.destination
 
     def done(self, package: PackageRef) -> None:
-        """Remove the RPM of ``package``."""
+        """Remove the RPM of ``package`` that came from a mirror."""
         self._path(package).unlink(missing_ok=True)
 
     def _path(self, package: PackageRef) -> Path:

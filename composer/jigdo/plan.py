@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
@@ -28,7 +28,8 @@ Price = Callable[[DeltaContent], int | None]
 class PackagePlan:
     """What to take out of one package: rows of its map, in order of the file index.
 
-    ``number`` is the package's position in the head.
+    ``number`` is the package's position in the head; ``transfer`` what its RPM costs,
+    nothing where it is here already.
     """
 
     number: int
@@ -36,6 +37,7 @@ class PackagePlan:
     ordinals: array[int]
     headers: array[int]
     sizes: array[int]
+    transfer: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +101,17 @@ def make_plan(
     table: DeltaTable | None = None,
     usable: Callable[[DeltaContent], bool] = lambda content: True,
     price: Price = lambda content: 0,
+    here: Collection[int] = (),
 ) -> Plan:
     """Choose packages and frames for all missing objects, for the least bytes and prices.
 
     ``maps`` are by package number; ``table`` is of a commit that is here, and ``usable``
     says of a content in it whether this client can make it that way, ``price`` what that
-    costs it beside the patch.  Every missing object must be explained.
+    costs it beside the patch.  ``here`` has the numbers of packages whose RPMs need not be
+    moved.  Every missing object must be explained.
     """
-    plain = [*_new_offers(index, missing, contents), *_package_offers(head, missing, maps)]
+    costs = {n: 0 if n in here else head.packages[n].ref.size for n in maps}
+    plain = [*_new_offers(index, missing, contents), *_package_offers(costs, missing, maps)]
     chosen = _choose(index, plain, _makes(missing, table, usable, price))
     left = bytearray(missing)
     deltas = _take_deltas(index, table, chosen, left)
@@ -114,7 +119,8 @@ def make_plan(
     packages = []
     for offer in chosen:
         if offer.kind is _Kind.PACKAGE:
-            package = _take(offer.numbers[0], maps[offer.numbers[0]], left)
+            number = offer.numbers[0]
+            package = _take(number, maps[number], left, costs[number])
             if package.files:
                 packages.append(package)
     sizes = [size for package in packages for size in package.sizes]
@@ -125,7 +131,7 @@ def make_plan(
         packages=tuple(packages),
         new=new,
         deltas=deltas,
-        package_bytes=sum(head.packages[package.number].ref.size for package in packages),
+        package_bytes=sum(package.transfer for package in packages),
         new_bytes=sum(frame.size for frame in new.frames),
         delta_bytes=sum(frame.size for frame in deltas.frames),
         object_bytes=sum(sizes),
@@ -205,11 +211,13 @@ class _Make:
     ordinals: tuple[int, ...]
 
 
-def _package_offers(head: Head, missing: bytearray, maps: Mapping[int, Map]) -> Iterator[_Offer]:
+def _package_offers(
+    costs: Mapping[int, int], missing: bytearray, maps: Mapping[int, Map]
+) -> Iterator[_Offer]:
     for number, mapping in sorted(maps.items()):
         things = {ordinal for ordinal in mapping.ordinals if missing[ordinal]}
         if things:
-            yield _Offer(_Kind.PACKAGE, (number,), Source(head.packages[number].ref.size, things))
+            yield _Offer(_Kind.PACKAGE, (number,), Source(costs[number], things))
 
 
 def _new_offers(index: Index, missing: bytearray, contents: Contents) -> Iterator[_Offer]:
@@ -276,7 +284,7 @@ def _frame_offers(
         yield _Offer(kind, numbers, Source(sum(index[n].size for n in numbers), ordinals))
 
 
-def _take(number: int, mapping: Map, left: bytearray) -> PackagePlan:
+def _take(number: int, mapping: Map, left: bytearray, transfer: int) -> PackagePlan:
     """Take from ``mapping`` the rows of objects that are still ``left``, and mark them."""
     rows = []
     for row, ordinal in enumerate(mapping.ordinals):
@@ -293,6 +301,7 @@ def _take(number: int, mapping: Map, left: bytearray) -> PackagePlan:
         column(mapping.ordinals),
         column(mapping.headers),
         column(mapping.sizes),
+        transfer,
     )
 
 

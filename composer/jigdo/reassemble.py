@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
@@ -124,6 +124,9 @@ class Wanted:
     replan: Callable[[Prefer | None], Plan]  # what another preference, or no deltas, would fetch
 
 
+AtHand = Callable[[Sequence[PackageRef]], Collection[ContentDigest]]
+"""Says which of these packages' RPMs are on this machine, by pkgid."""
+
 CheckCommit = Callable[[CommitFrame], None]
 """Raises VerificationFailed unless the commit's signatures are acceptable."""
 
@@ -136,12 +139,14 @@ def examine(
     check: CheckCommit,
     choices: Choices = DEFAULT_CHOICES,
     read_only: bool = False,
+    at_hand: AtHand = lambda packages: (),
 ) -> Wanted:
     """Read what is needed to plan: commit, tree, maps.  ``check`` is called before the tree moves.
 
     ``base`` is a complete commit in ``repo``, whose objects save most of the reading;
     it only saves: what is here is always found by looking.  What an interrupted run staged
-    is landed, or with ``read_only`` taken as if it had.
+    is landed, or with ``read_only`` taken as if it had.  ``at_hand`` is asked once for
+    the packages whose RPMs are on this machine, and the plan takes them for nothing.
     """
     start, dirmetas, headers, table = jigdo.read_start()
     check(start)
@@ -152,6 +157,7 @@ def examine(
     missing = _missing(repo, ordinals, staged=read_only)
     deltas = _read_deltas(jigdo, repo, base, missing, headers)
     maps = _read_maps(jigdo, repo, base, missing, contents, headers)
+    here = _at_hand(jigdo, missing, maps, at_hand)
 
     def can_make(content: DeltaContent) -> bool:
         assert deltas is not None
@@ -159,13 +165,13 @@ def examine(
 
     def without_deltas(missing: bytearray) -> Plan:
         maps.update(_read_maps(jigdo, repo, base, missing, contents, headers))
-        return make_plan(jigdo.head, jigdo.index, missing, maps, contents)
+        return make_plan(jigdo.head, jigdo.index, missing, maps, contents, here=here)
 
     def plan(prefer: Prefer | None) -> Plan:
         offered = deltas.table if deltas and prefer else None
         price = _price(offered, prefer) if offered and prefer else lambda content: 0
         found = (jigdo.head, jigdo.index, missing, maps, contents)
-        return make_plan(*found, offered, can_make, price)
+        return make_plan(*found, offered, can_make, price, here)
 
     return Wanted(
         start,
@@ -195,6 +201,15 @@ def _price(table: DeltaTable, prefer: Prefer) -> Price:
         return math.ceil(packing_cost(table, content)[0] * SECOND)
 
     return price
+
+
+def _at_hand(
+    jigdo: JigdoSet, missing: bytearray, maps: Mapping[int, Map], at_hand: AtHand
+) -> set[int]:
+    """Return the numbers of packages with missing objects whose RPMs are here."""
+    useful = [n for n in sorted(maps) if any(missing[o] for o in maps[n].ordinals)]
+    found = set(at_hand([jigdo.head.packages[number].ref for number in useful]))
+    return {number for number in useful if jigdo.head.packages[number].ref.pkgid in found}
 
 
 def _read_deltas(

@@ -295,3 +295,14 @@ def test_planner_is_fast_where_every_object_has_several_sources() -> None:
     elapsed = time.perf_counter() - started
     assert sum(len(package.ordinals) for package in plan.packages) == 100_000
     assert elapsed < 4
+
+
+def test_package_that_is_here_is_preferred_and_moves_nothing() -> None:
+    made = world([(10, [(0, 0), (1, 1)]), (1000, [(0, 0), (1, 1)])])
+    words = made.head, made.index, flags([0, 1], 2), made.maps, made.contents
+    plan = make_plan(*words, here=[1])
+    assert chosen(plan) == [1]
+    assert (plan.package_bytes, plan.object_bytes) == (0, 20)
+    assert plan.packages[0].transfer == 0
+    without = make_plan(*words)
+    assert (chosen(without), without.package_bytes) == ([0], 10)
