@@ -14,8 +14,8 @@ from composer.cli.console import Console, human_bytes, json_option, plain
 if TYPE_CHECKING:
     from composer.client.planning import Amounts, PullPlan
     from composer.client.remote import Remote
+    from composer.jigdo.examine import Choices
     from composer.jigdo.explain import Explanation
-    from composer.jigdo.reassemble import Choices
     from composer.ostree.repo import Repository
 
 KINDS = (
@@ -42,6 +42,14 @@ prefer_option = click.option(
     help="What to spare when compressed contents can be made of older ones and packed again: "
     "only bytes; a second of CPU as much as 500 kB; all CPU that can be spared.",
 )
+rpm_cache_option = click.option(
+    "--rpm-cache",
+    "rpm_caches",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Use RPM files in DIR and below instead of fetching them; repeatable.",
+)
 
 
 @click.command()
@@ -50,6 +58,7 @@ prefer_option = click.option(
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
 @max_memory_option
 @prefer_option
+@rpm_cache_option
 @click.option(
     "--explain",
     "question",
@@ -67,6 +76,7 @@ def plan(
     workers: int,
     max_memory: int,
     prefer: str,
+    rpm_caches: tuple[Path, ...],
     question: str,
     config_dir: Path | None,
     as_json: bool,
@@ -76,7 +86,7 @@ def plan(
     Reads the set's metadata, as the pull does, and writes nothing.
     """
     from composer.client.remote import find_remote
-    from composer.jigdo.reassemble import Choices, Prefer
+    from composer.jigdo.examine import Choices, Prefer
     from composer.ostree.repo import Repository
 
     name, _, wanted = ref.rpartition(":")
@@ -84,7 +94,15 @@ def plan(
     repo = Repository.open(repository)
     choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
     show_plan(
-        console, remote, wanted, repo, choices, workers=workers, question=question, as_json=as_json
+        console,
+        remote,
+        wanted,
+        repo,
+        choices,
+        workers=workers,
+        question=question,
+        rpm_caches=rpm_caches,
+        as_json=as_json,
     )
 
 

@@ -8,7 +8,7 @@ import click
 
 from composer.cli.config import config_dir_option
 from composer.cli.console import Console, human_bytes, json_option
-from composer.cli.plan import KINDS, max_memory_option, prefer_option, show_plan
+from composer.cli.plan import KINDS, max_memory_option, prefer_option, rpm_cache_option, show_plan
 
 
 @click.command()
@@ -16,14 +16,7 @@ from composer.cli.plan import KINDS, max_memory_option, prefer_option, show_plan
 @click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
 @max_memory_option
-@click.option(
-    "--rpm-cache",
-    "rpm_caches",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Use RPM files in DIR and below instead of fetching them; repeatable.",
-)
+@rpm_cache_option
 @click.option(
     "--disable-fsync", is_flag=True, help="Do not flush to disk; a power cut may lose the pull."
 )
@@ -52,7 +45,7 @@ def pull(
     """
     from composer.client.pull import pull as pull_ref
     from composer.client.remote import find_remote
-    from composer.jigdo.reassemble import Choices, Prefer
+    from composer.jigdo.examine import Choices, Prefer
     from composer.ostree.repo import Repository
 
     name, _, plain = ref.rpartition(":")

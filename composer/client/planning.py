@@ -16,10 +16,10 @@ from composer.client.pull import Found, Moved, look, package_directory, staging_
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
 from composer.jigdo.delta.applying import packing_cost
+from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Prefer, Wanted
 from composer.jigdo.explain import Explanation, explain
 from composer.jigdo.plan import Plan
 from composer.jigdo.reader import JigdoSet, requests
-from composer.jigdo.reassemble import DEFAULT_CHOICES, Choices, Prefer, Wanted
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
 from composer.net.traffic import Traffic

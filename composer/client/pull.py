@@ -21,21 +21,11 @@ from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
 from composer.jigdo.container import MAX_INDEX, Check, Index, Kind
 from composer.jigdo.delta.frames import decompress_update
 from composer.jigdo.description import apply_update, parse_update, split_description
+from composer.jigdo.examine import DEFAULT_CHOICES, AtHand, CheckCommit, Choices, Wanted, examine
 from composer.jigdo.plan import Plan
 from composer.jigdo.pointer import PointerEntry, UpdatePlace
 from composer.jigdo.reader import CommitFrame, JigdoSet
-from composer.jigdo.reassemble import (
-    DEFAULT_CHOICES,
-    Arriving,
-    AtHand,
-    CheckCommit,
-    Choices,
-    Wanted,
-    check_space,
-    check_storable,
-    examine,
-    reassemble,
-)
+from composer.jigdo.reassemble import Arriving, check_space, check_storable, reassemble
 from composer.jigdo.tree import tree_frames
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors

@@ -10,9 +10,9 @@ from composer.checksum import ObjectChecksum
 from composer.errors import NotFound
 from composer.jigdo.container import Kind
 from composer.jigdo.delta.applying import packing_cost
+from composer.jigdo.examine import Wanted
 from composer.jigdo.plan import needed_frames
 from composer.jigdo.reader import JigdoSet, requests
-from composer.jigdo.reassemble import Wanted
 from composer.jigdo.tree import walk
 from composer.ostree.repo import Repository
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from composer.checksum import ContentDigest
 from composer.errors import ChecksumMismatch, NotFound
+from composer.jigdo.examine import examine
 from composer.jigdo.reader import JigdoSet
-from composer.jigdo.reassemble import Arriving, check_space, examine, reassemble
+from composer.jigdo.reassemble import Arriving, check_space, reassemble
 from composer.ostree.repo import Repository
 from composer.progress import Report, silent
 from composer.rpm.package import PackageRef

@@ -1,48 +1,40 @@
 """Rebuild a commit from its set and RPMs, in a repository.
 
-:func:`examine` finds out what is missing and what to fetch; :func:`reassemble` does
-it: objects straight from RPM payloads and data frames into libostree, which checks
-every one against its checksum.  The tree's own objects and the commit are written after all
-content, and the ref is set by the same transaction, so a commit that is in the
-repository is whole.
+:mod:`composer.jigdo.examine` finds out what is missing and what to fetch;
+:func:`reassemble` does it: objects straight from RPM payloads, patches and data frames into
+libostree, which checks every one against its checksum.  The tree's own objects and the
+commit are written after all content, and the ref is set by the same transaction, so a
+commit that is in the repository is whole.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import (
     ComposerError,
-    FormatError,
     MissingRequirement,
     NoSpace,
     VerificationFailed,
 )
 from composer.jigdo.container import Frame, Kind
-from composer.jigdo.delta.applying import MAX_MEMORY, DeltaImporter, packing_cost, usable
-from composer.jigdo.delta.table import REPACK, DeltaContent, DeltaTable
+from composer.jigdo.delta.applying import DeltaImporter
+from composer.jigdo.delta.table import DeltaTable
+from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Wanted
 from composer.jigdo.importing import Target, Targets, write_content, write_payload
-from composer.jigdo.manifest import Contents, Map
 from composer.jigdo.plan import (
     DeltaPlan,
     NewPlan,
     PackagePlan,
     Plan,
-    Price,
-    make_plan,
-    unexplained,
 )
 from composer.jigdo.reader import CommitFrame, JigdoSet
-from composer.jigdo.tree import Ordinals, tree_frames, walk
 from composer.ostree.objects import Header, parse_dirtree
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
@@ -72,258 +64,6 @@ class PackageSource(Protocol):
     def done(self, package: PackageRef) -> None:
         """Say that the file of ``package`` is not needed any more."""
         ...
-
-
-class Prefer(Enum):
-    """What to spare: only bytes, bytes and CPU time weighed, or CPU time first."""
-
-    BYTES = "bytes"
-    BALANCED = "balanced"
-    CPU = "cpu"
-
-
-SECOND = 500_000
-"""Bytes that a second of CPU time weighs as much as: what a line of 4 Mbit/s brings in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """What the user prefers: ``max_memory`` in bytes for making contents out of older ones."""
-
-    max_memory: int = MAX_MEMORY
-    prefer: Prefer = Prefer.BALANCED
-
-
-DEFAULT_CHOICES = Choices()
-
-
-@dataclass(frozen=True, slots=True)
-class _Deltas:
-    """The table that was planned with, and the base's objects by ordinal."""
-
-    table: DeltaTable
-    base: Sequence[ObjectChecksum]
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a set's commit needs here, before anything large moved."""
-
-    start: CommitFrame
-    dirmetas: tuple[bytes, ...]
-    dirtrees: dict[ObjectChecksum, bytes]  # only those that the repository lacks
-    ordinals: Ordinals
-    headers: tuple[Header, ...]
-    contents: Contents
-    plan: Plan
-    deltas: _Deltas | None
-    again: Callable[[bytearray], Plan]  # what to fetch instead of deltas that came to nothing
-    missing: bytearray  # a byte per ordinal: 1 for what is not here
-    maps: Mapping[int, Map]  # those that were read
-    usable: Callable[[DeltaContent], bool]  # whether this client can make a content of the table
-    replan: Callable[[Prefer | None], Plan]  # what another preference, or no deltas, would fetch
-
-
-AtHand = Callable[[Sequence[PackageRef]], Collection[ContentDigest]]
-"""Says which of these packages' RPMs are on this machine, by pkgid."""
-
-CheckCommit = Callable[[CommitFrame], None]
-"""Raises VerificationFailed unless the commit's signatures are acceptable."""
-
-
-def examine(
-    jigdo: JigdoSet,
-    repo: Repository,
-    *,
-    base: ObjectChecksum | None,
-    check: CheckCommit,
-    choices: Choices = DEFAULT_CHOICES,
-    read_only: bool = False,
-    at_hand: AtHand = lambda packages: (),
-) -> Wanted:
-    """Read what is needed to plan: commit, tree, maps.  ``check`` is called before the tree moves.
-
-    ``base`` is a complete commit in ``repo``, whose objects save most of the reading;
-    it only saves: what is here is always found by looking.  What an interrupted run staged
-    is landed, or with ``read_only`` taken as if it had.  ``at_hand`` is asked once for
-    the packages whose RPMs are on this machine, and the plan takes them for nothing.
-    """
-    start, dirmetas, headers, table = jigdo.read_start()
-    check(start)
-    if not read_only:
-        repo.land_staged()
-    dirtrees, ordinals = _read_tree(jigdo, repo, start, base)
-    contents = jigdo.contents(table, objects=len(ordinals), headers=headers)
-    missing = _missing(repo, ordinals, staged=read_only)
-    deltas = _read_deltas(jigdo, repo, base, missing, headers)
-    maps = _read_maps(jigdo, repo, base, missing, contents, headers)
-    here = _at_hand(jigdo, missing, maps, at_hand)
-
-    def can_make(content: DeltaContent) -> bool:
-        assert deltas is not None
-        return usable(deltas.table, content, max_memory=choices.max_memory)
-
-    def without_deltas(missing: bytearray) -> Plan:
-        maps.update(_read_maps(jigdo, repo, base, missing, contents, headers))
-        return make_plan(jigdo.head, jigdo.index, missing, maps, contents, here=here)
-
-    def plan(prefer: Prefer | None) -> Plan:
-        offered = deltas.table if deltas and prefer else None
-        price = _price(offered, prefer) if offered and prefer else lambda content: 0
-        found = (jigdo.head, jigdo.index, missing, maps, contents)
-        return make_plan(*found, offered, can_make, price, here)
-
-    return Wanted(
-        start,
-        tuple(dirmetas),
-        dirtrees,
-        ordinals,
-        headers,
-        contents,
-        plan(choices.prefer),
-        deltas,
-        without_deltas,
-        missing,
-        maps,
-        can_make,
-        plan,
-    )
-
-
-def _price(table: DeltaTable, prefer: Prefer) -> Price:
-    """Return what packing a content again is worth; patching costs next to nothing."""
-
-    def price(content: DeltaContent) -> int | None:
-        if prefer is Prefer.BYTES or content.method < REPACK:
-            return 0
-        if prefer is Prefer.CPU:
-            return None
-        return math.ceil(packing_cost(table, content)[0] * SECOND)
-
-    return price
-
-
-def _at_hand(
-    jigdo: JigdoSet, missing: bytearray, maps: Mapping[int, Map], at_hand: AtHand
-) -> set[int]:
-    """Return the numbers of packages with missing objects whose RPMs are here."""
-    useful = [n for n in sorted(maps) if any(missing[o] for o in maps[n].ordinals)]
-    found = set(at_hand([jigdo.head.packages[number].ref for number in useful]))
-    return {number for number in useful if jigdo.head.packages[number].ref.pkgid in found}
-
-
-def _read_deltas(
-    jigdo: JigdoSet,
-    repo: Repository,
-    base: ObjectChecksum | None,
-    missing: bytearray,
-    headers: tuple[Header, ...],
-) -> _Deltas | None:
-    """Read what can be made of a commit that is here: ``base``, or else any that the set knows."""
-    if not any(missing):
-        return None
-    known = [found.commit for found in jigdo.head.bases]
-    here = [c for c in known if c == base or (repo.has("commit", c) and not repo.is_partial(c))]
-    for commit in sorted(here, key=lambda c: (c != base, c)):
-        try:
-            objects = _objects(repo, commit)
-        except ComposerError:  # pruned, or otherwise not whole
-            continue
-        table = jigdo.deltas(commit, objects=len(missing), headers=headers)
-        if table is not None:
-            return _Deltas(table, objects)
-    return None
-
-
-def _objects(repo: Repository, commit: ObjectChecksum) -> Sequence[ObjectChecksum]:
-    ordinals = Ordinals()
-    for visit in walk(repo.commit(commit).tree, lambda one: repo.metadata("dirtree", one)):
-        ordinals.add(visit.tree)
-    return ordinals.checksums
-
-
-def _read_tree(
-    jigdo: JigdoSet, repo: Repository, start: CommitFrame, base: ObjectChecksum | None
-) -> tuple[dict[ObjectChecksum, bytes], Ordinals]:
-    """Walk the commit's tree; fetch the tree frames that hold dirtrees which are not here."""
-    frames = list(jigdo.index.of(Kind.TREE))
-    known = _base_frames(repo, base)
-    unread = [frame for frame in frames if frame.digest in known]
-    fetched: dict[ObjectChecksum, bytes] = {}
-    if len(unread) < len(frames) and not repo.has("dirtree", start.commit.tree):
-        fetched.update(jigdo.dirtrees(frame for frame in frames if frame.digest not in known))
-    else:
-        unread = frames
-    missing: dict[ObjectChecksum, bytes] = {}
-
-    def load(checksum: ObjectChecksum) -> bytes:
-        if checksum not in fetched and repo.has("dirtree", checksum):
-            return repo.metadata("dirtree", checksum)
-        if checksum not in fetched and unread:
-            # The guess from the base was wrong, for instance after a prune: read it all.
-            fetched.update(jigdo.dirtrees(unread))
-            unread.clear()
-        if checksum not in fetched:
-            raise FormatError(f"the set lacks the dirtree object {checksum}")
-        missing[checksum] = fetched[checksum]
-        return missing[checksum]
-
-    ordinals = Ordinals()
-    for visit in walk(start.commit.tree, load):
-        ordinals.add(visit.tree)
-    return missing, ordinals
-
-
-def _base_frames(repo: Repository, base: ObjectChecksum | None) -> dict[ContentDigest, None]:
-    if base is None or not repo.has("commit", base):
-        return {}
-    root = repo.commit(base).tree
-    try:
-        frames = tree_frames(root, lambda checksum: repo.metadata("dirtree", checksum))
-        return dict.fromkeys(map(ContentDigest.of, frames))
-    except ComposerError:  # pruned, or otherwise not whole: it saves nothing
-        return {}
-
-
-def _missing(repo: Repository, ordinals: Ordinals, *, staged: bool) -> bytearray:
-    flags = bytearray(len(ordinals))
-    here = repo.staged_content() if staged else frozenset()
-    for checksum in repo.missing_content(ordinals.checksums):
-        if checksum not in here:
-            flags[ordinals[checksum]] = 1
-    return flags
-
-
-def _read_maps(
-    jigdo: JigdoSet,
-    repo: Repository,
-    base: ObjectChecksum | None,
-    missing: bytearray,
-    contents: Contents,
-    headers: tuple[Header, ...],
-) -> dict[int, Map]:
-    """Read the maps of packages that the base lacks; then, if they do not suffice, all others."""
-    if not any(missing):
-        return {}
-    objects, everything = len(missing), range(len(jigdo.head.packages))
-    known = _base_packages(repo, base)
-    likely = [n for n in everything if str(jigdo.head.packages[n].ref.pkgid) not in known]
-    maps = jigdo.maps(likely, objects=objects, headers=headers)
-    if unexplained(missing, maps.values(), contents):
-        rest = [n for n in everything if n not in maps]
-        maps.update(jigdo.maps(rest, objects=objects, headers=headers))
-    lacking = unexplained(missing, maps.values(), contents)
-    if lacking:
-        raise FormatError(f"the set does not say where {lacking} of its objects come from")
-    return maps
-
-
-def _base_packages(repo: Repository, base: ObjectChecksum | None) -> set[str]:
-    if base is None or not repo.has("commit", base):
-        return set()
-    packages = repo.commit(base).metadata.get("jigdo-composer.packages")
-    rows = packages if isinstance(packages, list) else []
-    return {str(row[1]) for row in rows if isinstance(row, tuple) and len(row) == 3}
 
 
 def check_storable(repo: Repository, headers: Sequence[Header]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from composer.jigdo.examine import examine
 from composer.jigdo.local import LocalPackages
-from composer.jigdo.reassemble import examine, reassemble
+from composer.jigdo.reassemble import reassemble
 from composer.mirror.making import find_packages, open_set
 from composer.ostree.repo import Repository
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.published import Published, publish, save, saved
+from tests.client.published import MINIMAL, Published, publish, save, saved
 from tests.client.pulling import Client
+from tests.commands import jigdo
 from tests.fixtures_os.repos import FixtureRepos
 from tests.net.lying_mirror import LyingMirror
 from tests.net.real_servers import apache_server, nginx_server
@@ -36,6 +37,17 @@ def published(fixture_repos: FixtureRepos, tmp_path_factory: pytest.TempPathFact
             made = publish(root, {1: fixture_repos.gen1, 2: fixture_repos.gen2})
             save(made)
         return made
+
+
+@pytest.fixture(scope="session")
+def with_deltas(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mirror at generation 2 whose set of MINIMAL ships deltas from generation 1."""
+    place = tmp_path_factory.mktemp("deltas")
+    mirror = published.mirror(2, place / "mirror")
+    words = ["set", "build", "--repo", published.repo, "--ref", MINIMAL, "--output", mirror]
+    words += ["--from", published.commit(MINIMAL, 1), "--rpm-deltas", "all"]
+    jigdo(*words, "--packages", published.packages(2), "--cachedir", place / "cache")
+    return mirror
 
 
 @pytest.fixture

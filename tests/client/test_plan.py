@@ -10,27 +10,16 @@ from typing import Any
 import pytest
 
 from composer.checksum import ContentDigest
-from tests.client.published import MINIMAL, Published, copy_of
+from tests.client.published import MINIMAL, copy_of
 from tests.client.pulling import REMOTE, Client, check_message, rpm_requests, run_here
-from tests.commands import jigdo
 from tests.net.lying_mirror import LyingMirror
 
 KINDS = ("set", "rpm", "delta", "new")
 
 
-@pytest.fixture(scope="module")
-def delta_directory(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("planned")
-    mirror = published.mirror(2, place / "mirror")
-    words = ["set", "build", "--repo", published.repo, "--ref", MINIMAL, "--output", mirror]
-    words += ["--from", published.commit(MINIMAL, 1), "--rpm-deltas", "all"]
-    jigdo(*words, "--packages", published.packages(2), "--cachedir", place / "cache")
-    return mirror
-
-
 @pytest.fixture
-def deltas(delta_directory: Path, tmp_path: Path) -> Iterator[LyingMirror]:
-    directory = copy_of(delta_directory, tmp_path / "deltas")
+def deltas(with_deltas: Path, tmp_path: Path) -> Iterator[LyingMirror]:
+    directory = copy_of(with_deltas, tmp_path / "deltas")
     with LyingMirror(directory) as server:
         yield server
     shutil.rmtree(directory)

@@ -15,7 +15,6 @@ from composer.jigdo.container import Kind
 from composer.jigdo.pointer import PointerEntry, parse_pointer
 from tests.client.published import MINIMAL, Published, SetRpm, copy_of, fsck, pointer_path
 from tests.client.pulling import Client, rpm_requests
-from tests.commands import jigdo
 from tests.net.lying_mirror import LyingMirror
 
 
@@ -33,16 +32,6 @@ class Site:
 
     def flip(self, kind: Kind) -> None:
         self.mirror.flip_bit(self.set.location, self.set.middle_of(kind))
-
-
-@pytest.fixture(scope="module")
-def with_deltas(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("deltas")
-    mirror = published.mirror(2, place / "mirror")
-    words = ["set", "build", "--repo", published.repo, "--ref", MINIMAL, "--output", mirror]
-    words += ["--from", published.commit(MINIMAL, 1), "--rpm-deltas", "all"]
-    jigdo(*words, "--packages", published.packages(2), "--cachedir", place / "cache")
-    return mirror
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from composer.jigdo.container import (
     parse_trailer,
 )
 from composer.jigdo.delta.building import NO_DELTAS, DeltaOptions
+from composer.jigdo.examine import examine
 from composer.jigdo.reader import JigdoSet
-from composer.jigdo.reassemble import Arriving, examine, reassemble
+from composer.jigdo.reassemble import Arriving, reassemble
 from composer.ostree.digests import DigestCache
 from composer.ostree.objects import Header
 from composer.ostree.repo import Repository

@@ -29,6 +29,7 @@ from composer.errors import (
 from composer.jigdo import reassemble as module
 from composer.jigdo.container import Kind
 from composer.jigdo.encoding import prefixed, uvarint
+from composer.jigdo.examine import examine
 from composer.jigdo.manifest import (
     Map,
     dump_contents,
@@ -40,7 +41,7 @@ from composer.jigdo.manifest import (
     parse_head,
 )
 from composer.jigdo.reader import CommitFrame, JigdoSet
-from composer.jigdo.reassemble import check_space, check_storable, examine, reassemble
+from composer.jigdo.reassemble import check_space, check_storable, reassemble
 from composer.ostree.objects import Header
 from composer.ostree.repo import MODES, Repository
 from composer.progress import Step

@@ -14,9 +14,10 @@ from composer.checksum import ObjectChecksum
 from composer.jigdo.container import Kind
 from composer.jigdo.delta.building import DeltaOptions
 from composer.jigdo.delta.table import COPY, PATCH, REPACK, DeltaTable
+from composer.jigdo.examine import Choices, Prefer, Wanted, examine
 from composer.jigdo.explain import explain
 from composer.jigdo.reader import JigdoSet
-from composer.jigdo.reassemble import Choices, Prefer, Wanted, examine, reassemble
+from composer.jigdo.reassemble import reassemble
 from composer.ostree.repo import Repository
 from tests.jigdo.sets import (
     REF,
