@@ -205,6 +205,10 @@ def _spooled(pieces: Iterator[bytes], stack: ExitStack, beside: Path) -> FileBas
     return FileBase(stream.fileno(), os.fstat(stream.fileno()).st_size)
 
 
+class _Useless(FormatError):
+    """A patch frame that is what the index says, and yet holds no patches."""
+
+
 class _FrameStream:
     """The patches of a table's frames, forwards, those of one frame in memory."""
 
@@ -216,14 +220,19 @@ class _FrameStream:
         }
         self._frames = frames
         self._number = -1
-        self._patches: list[bytes] = []
+        self._patches: list[bytes] | FormatError = []
 
     def patch(self, frame: int, place: int) -> bytes:
         """Return one patch; calls must go forwards."""
         while self._number != frame:
             found, data = next(self._frames)
             self._number = found.number
-            self._patches = split_patches(data, self._codecs[found.number])
+            try:
+                self._patches = split_patches(data, self._codecs[found.number])
+            except FormatError as error:
+                self._patches = error  # of this frame's contents, and of no others
+        if isinstance(self._patches, FormatError):
+            raise _Useless(str(self._patches)) from self._patches
         return self._patches[place]
 
 
@@ -233,11 +242,18 @@ class _Patches:
     def __init__(self, content: DeltaContent, stream: _FrameStream) -> None:
         self._content, self._stream = content, stream
         self.is_open = len({piece.frame for piece in content.pieces}) > 1
-        self._taken = [] if self.is_open else [*self._read()]
+        self._taken: list[bytes] | _Useless = []
+        if not self.is_open:
+            try:
+                self._taken = [*self._read()]
+            except _Useless as error:
+                self._taken = error
 
     def _read(self) -> Iterator[bytes]:
         for piece in self._content.pieces:
             yield self._stream.patch(piece.frame, piece.place)
 
     def __iter__(self) -> Iterator[bytes]:
+        if isinstance(self._taken, _Useless):
+            raise self._taken
         return self._read() if self.is_open else iter(self._taken)

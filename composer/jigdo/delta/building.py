@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -42,6 +43,8 @@ MODEST_MEMORY = 150 << 20
 _WORTH = 0.75  # of an RPM: patches that take more than this part of it are not shipped
 # Part of the key of a stored patch: another number where the same input gives another one.
 _MAKING = "1"
+# Another version of these may find other matches.
+_LIBRARIES = ("bsdiff4", "hdiffpatch", "zstandard")
 _NO_PACKAGE = -1
 # Bytes of a container that is looked into; every worker holds two, and what is inside them.
 _LARGEST_CONTAINER = 1 << 28
@@ -243,7 +246,7 @@ def _make(
     What is made inside a container with much memory is made in the plain way too, for
     clients that have not as much.
     """
-    how = (_MAKING, options.effort)
+    how = (_MAKING, options.effort, *(f"{name} {version(name)}" for name in _LIBRARIES))
     keys = [patch_key(wish.base, wish.target, how) for wish in wishes.all]
     todo = [n for n, key in enumerate(keys) if key not in store]
     found = _recipes(repo.path, [wishes.all[n] for n in todo], report, workers)
@@ -301,9 +304,11 @@ def _make_jobs(
     ):
         job, recipe = jobs[patch.key], jobs[patch.key].target
         parts = tuple((patch.codec, part.length, part.data) for part in patch.parts)
+        estimate = patch.estimate
         if any(len(data) > _LARGEST for _, _, data in parts):
             recipe, parts = b"", tuple(_whole(_read(repo, str(job.wish.target_object))))
-        store.save(patch.key, StoredPatch(recipe, parts, patch.estimate))
+            estimate = sum(length for _, length, _ in parts)
+        store.save(patch.key, StoredPatch(recipe, parts, estimate))
 
 
 def _whole(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -26,7 +26,9 @@ from tests.jigdo.sets import (
     build,
     fsck,
     local_packages,
+    open_bytes,
     pull,
+    rewritten,
     write_files,
 )
 from tests.rpm.crafted import RpmFile, rpm_bytes
@@ -253,6 +255,21 @@ def _object_of(repo: Repository, commit: ObjectChecksum, name: str) -> Path:
     assert checksum is not None
     text = str(checksum)
     return repo.path / "objects" / text[:2] / f"{text[2:]}.file"
+
+
+def test_frame_that_holds_no_patches_costs_the_deltas_and_not_the_update(
+    whole: Update, tmp_path: Path
+) -> None:
+    """The frame is what the index says: whoever built the set was wrong."""
+    numbers = whole.set.open().index.numbers(Kind.PATCH)
+    data = rewritten(whole.set.data, replace=dict.fromkeys(numbers, b"no pool of patches"))
+    jigdo = open_bytes(data)
+    client = whole.client(tmp_path / "client")
+    source = Packages(whole.set.packages)
+    pull(jigdo, client, source, base=whole.old)
+    assert source.given == ["prog"]
+    assert client.resolve(REF) == whole.set.commit
+    fsck(client)
 
 
 def test_no_memory_to_pack_again_means_another_way(whole: Update, tmp_path: Path) -> None:
