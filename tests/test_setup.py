@@ -40,7 +40,7 @@ LAYOUT = [
 
 def _pins() -> dict[str, str]:
     lock = (ROOT / "requirements.lock").read_text()
-    return dict(re.findall(r"^([a-z0-9.-]+)==(\S+) \\$", lock, re.MULTILINE))
+    return dict(re.findall(r"^([a-z0-9.-]+)(?:\[[a-z,]+\])?==(\S+) \\$", lock, re.MULTILINE))
 
 
 def _required() -> list[str]:
