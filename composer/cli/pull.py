@@ -18,6 +18,11 @@ from composer.cli.plan import KINDS, max_memory_option, prefer_option, rpm_cache
 @max_memory_option
 @rpm_cache_option
 @click.option(
+    "--strict-pkgid",
+    is_flag=True,
+    help="Refuse RPMs that were signed or compressed anew since the set was built.",
+)
+@click.option(
     "--disable-fsync", is_flag=True, help="Do not flush to disk; a power cut may lose the pull."
 )
 @prefer_option
@@ -32,6 +37,7 @@ def pull(
     workers: int,
     max_memory: int,
     rpm_caches: tuple[Path, ...],
+    strict_pkgid: bool,
     disable_fsync: bool,
     prefer: str,
     dry_run: bool,
@@ -73,6 +79,7 @@ def pull(
             repo,
             choices=choices,
             rpm_caches=rpm_caches,
+            strict_pkgid=strict_pkgid,
             report=report,
             workers=workers,
         )

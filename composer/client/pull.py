@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.descriptions import Descriptions
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
-from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
+from composer.errors import ChecksumMismatch, ComposerError, FormatError, VerificationFailed
 from composer.jigdo.container import MAX_INDEX, Check, Index, Kind
 from composer.jigdo.delta.frames import decompress_update
 from composer.jigdo.description import apply_update, parse_update, split_description
@@ -31,12 +31,12 @@ from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
 from composer.net.packages import WINDOW, fetch_packages
 from composer.net.packages import Wanted as WantedPackage
-from composer.net.repository import find_entry, locate_packages
+from composer.net.repository import find_entry, locate_again
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.ostree.signature import BadSignature, require_signature
 from composer.progress import Report, Step, silent
-from composer.rpm.package import PackageRef
+from composer.rpm.package import Nevra, PackageRef
 from composer.system.files import remove_tree
 
 
@@ -73,12 +73,15 @@ def pull(
     *,
     choices: Choices = DEFAULT_CHOICES,
     rpm_caches: Sequence[Path] = (),
+    strict_pkgid: bool = False,
     report: Report = silent,
     workers: int = 2,
 ) -> PullResult:
     """Bring ``ref`` of ``repo`` to the newest version that ``remote`` has.
 
     RPMs in the directories ``rpm_caches``, and below, are used instead of the mirrors'.
+    An RPM that was signed or compressed anew since the set was built serves as well, for its
+    contents are proven one by one, unless ``strict_pkgid``.
 
     Raises NotFound when the remote has no such ref or lacks a package,
     VerificationFailed (with kin) for anything that is not what it must be, and
@@ -95,7 +98,7 @@ def pull(
         check_storable(repo, wanted.headers)
         check_space(repo, wanted.plan, staging_bytes=staging_bytes(wanted.plan))
         packages = package_directory(repo)
-        source = _MirroredPackages(remote, packages, cache, traffic, report)
+        source = _MirroredPackages(remote, packages, cache, traffic, report, strict=strict_pkgid)
         reassemble(
             jigdo, wanted, repo, source, ref=ref, choices=choices, report=report, workers=workers
         )
@@ -335,8 +338,18 @@ class _MirroredPackages:
     """
 
     def __init__(
-        self, remote: Remote, directory: Path, cache: RpmCache, traffic: Traffic, report: Report
+        self,
+        remote: Remote,
+        directory: Path,
+        cache: RpmCache,
+        traffic: Traffic,
+        report: Report,
+        *,
+        strict: bool,
     ) -> None:
+        self._strict = strict
+        self._instead: dict[Path, PackageRef] = {}
+        self._listed: dict[str, dict[Nevra, list[PackageRef]]] = {}
         self._remote, self._directory, self._cache = remote, directory, cache
         self._traffic, self._report = traffic, report
 
@@ -355,15 +368,21 @@ class _MirroredPackages:
             if package.pkgid not in found
         ]
         arriving = fetch_packages(
-            wanted, traffic=self._traffic, relocate=self._relocate, report=self._report
+            wanted,
+            traffic=self._traffic,
+            relocate=self._relocate,
+            substitute=None if self._strict else self._substitute,
+            report=self._report,
         )
         with closing(arriving):
             for item in arriving:
-                yield item.ref, item.destination
+                yield self._instead.get(item.destination, item.ref), item.destination
 
     def done(self, package: PackageRef) -> None:
         """Remove the RPM of ``package`` that came from a mirror."""
         self._path(package).unlink(missing_ok=True)
+        for path in [path for path, ref in self._instead.items() if ref == package]:
+            path.unlink(missing_ok=True)
 
     def _path(self, package: PackageRef) -> Path:
         return self._directory / f"{package.pkgid}.rpm"
@@ -372,8 +391,42 @@ class _MirroredPackages:
         """Find packages that are not where the set says by what their repositories say."""
         found: dict[ContentDigest, str] = {}
         for repository in sorted({package.repository for package in packages}):
-            wanted = {p.pkgid for p in packages if p.repository == repository}
+            wanted = [p for p in packages if p.repository == repository]
+            listed = {ref.pkgid: ref.location for ref in self._list(repository, wanted)}
+            found.update({p.pkgid: listed[p.pkgid] for p in wanted if p.pkgid in listed})
+        return found
+
+    def _list(self, repository: str, packages: Sequence[PackageRef]) -> list[PackageRef]:
+        """Return what the repository has under the packages' names; asks once for each name."""
+        asked = {p.nevra for p in packages} - self._listed.get(repository, {}).keys()
+        if asked:
             mirrors = Mirrors.parse(*self._remote.mirrors_for(repository))
             with closing(Fetcher(mirrors, kind="rpm-md", traffic=self._traffic)) as fetcher:
-                found.update(locate_packages(fetcher, wanted, spool=self._directory))
+                refs = locate_again(fetcher, asked, spool=self._directory)
+            rows = {nevra: [ref for ref in refs if ref.nevra == nevra] for nevra in asked}
+            self._listed.setdefault(repository, {}).update(rows)
+        known = self._listed.get(repository, {})
+        return [ref for p in packages for ref in known[p.nevra]]
+
+    def _substitute(self, lost: Sequence[WantedPackage]) -> Mapping[Path, WantedPackage]:
+        """Find RPMs of the same name and about the same size that the repositories have now."""
+        found: dict[Path, WantedPackage] = {}
+        for repository in sorted({item.ref.repository for item in lost}):
+            wanted = {i.ref.nevra: i for i in lost if i.ref.repository == repository}
+            try:
+                listed = self._list(repository, [item.ref for item in wanted.values()])
+            except ComposerError:
+                continue  # the reason why the package itself failed says more
+            for ref in listed:
+                item = wanted[ref.nevra]
+                if ref.pkgid != item.ref.pkgid and ref.size <= _most(item.ref.size):
+                    instead = replace(ref, repository=repository)
+                    path = self._path(instead)
+                    found[item.destination] = WantedPackage(instead, path, item.mirrors)
+                    self._instead[path] = item.ref
         return found
+
+
+def _most(size: int) -> int:
+    """The bytes that an RPM which takes another's place may have."""
+    return size + size // 10 + (64 << 10)

@@ -269,6 +269,10 @@ class Importer:
         try:
             write_payload(self._repo, path, lambda header, files: targets)
         except ComposerError as error:
+            error.hint = error.hint or (
+                "the RPM's contents are not those that the set was made of: add another mirror "
+                "of its repository with `remote add --repository`"
+            )
             raise error.within(str(ref.nevra)) from error
         return sum(plan.sizes)
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from composer.checksum import ContentDigest
-from composer.errors import ChecksumMismatch, ComposerError, NotFound
+from composer.errors import ChecksumMismatch, ComposerError, NotFound, VerificationFailed
 from composer.net.body import Span
 from composer.net.connections import Connections, Limits
-from composer.net.job import Job
+from composer.net.job import FetchFailed, Job
 from composer.net.location import Mirrors
 from composer.net.traffic import Traffic
 from composer.progress import Report, Step, silent
@@ -39,7 +39,9 @@ _CHUNK = 1 << 20
 _REPORT_SECONDS = 0.5
 
 _Ended: TypeAlias = "queue.SimpleQueue[Job | BaseException | None]"
+_Lost: TypeAlias = "list[tuple[Wanted, ComposerError]]"
 Relocate = Callable[[Sequence[PackageRef]], Mapping[ContentDigest, str]]
+Substitute: TypeAlias = "Callable[[Sequence[Wanted]], Mapping[Path, Wanted]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ def fetch_packages(
     traffic: Traffic | None = None,
     limits: Limits | None = None,
     relocate: Relocate | None = None,
+    substitute: Substitute | None = None,
     report: Report = silent,
     window: int = WINDOW,
     kind: str = "rpm",
@@ -67,21 +70,39 @@ def fetch_packages(
     the next one is asked for.  A verified file of an earlier run is yielded
     without a request, a partial one is continued.  When RPMs are at their
     ``location`` on no mirror, ``relocate`` gets them all, once, and returns new
-    locations by pkgid.  Raises ChecksumMismatch, NotFound, FetchFailed, NoSpace;
+    locations by pkgid.  For what is not had then, or is another file than it should be
+    on every mirror, ``substitute`` returns by destination what to fetch, and yield,
+    instead.  Raises ChecksumMismatch, NotFound, FetchFailed, NoSpace;
     close the generator to stop early.
     """
     courier = _Courier(traffic=traffic, limits=limits, report=report, window=window, kind=kind)
     try:
-        missing = yield from courier.deliver(wanted)
+        lenient = substitute is not None
+        failed = yield from courier.deliver(wanted, lenient=lenient)
+        missing = [pair for pair in failed if isinstance(pair[1], NotFound)]
+        other = [pair for pair in failed if not isinstance(pair[1], NotFound)]
         if missing and relocate is not None:
             found = relocate([item.ref for item, _ in missing])
             again = [_moved(item, found) for item, _ in missing if item.ref.pkgid in found]
             lost = [pair for pair in missing if pair[0].ref.pkgid not in found]
-            missing = (yield from courier.deliver(again)) + lost
+            missing = (yield from courier.deliver(again, lenient=lenient)) + lost
+        missing = other + missing
+        if missing and substitute is not None:
+            instead = substitute([item for item, _ in missing])
+            yield from _deliver_instead(
+                courier, [instead[i.destination] for i, _ in missing if i.destination in instead]
+            )
+            missing = [pair for pair in missing if pair[0].destination not in instead]
         if missing:
             raise missing[0][1]
     finally:
         courier.close()
+
+
+def _deliver_instead(courier: _Courier, items: Sequence[Wanted]) -> Generator[Wanted, None, None]:
+    failed = yield from courier.deliver(items)
+    if failed:
+        raise failed[0][1]
 
 
 def _moved(item: Wanted, found: Mapping[ContentDigest, str]) -> Wanted:
@@ -115,9 +136,9 @@ class _Courier:
         self._connections.close()
 
     def deliver(
-        self, wanted: Sequence[Wanted]
-    ) -> Generator[Wanted, None, list[tuple[Wanted, NotFound]]]:
-        """Yield what arrives; returns what no mirror has."""
+        self, wanted: Sequence[Wanted], *, lenient: bool = False
+    ) -> Generator[Wanted, None, _Lost]:
+        """Yield what arrives; returns what no mirror has, if ``lenient`` also what is wrong."""
         sinks = [
             _PackageFile(item) for item in {item.destination: item for item in wanted}.values()
         ]
@@ -126,11 +147,13 @@ class _Courier:
             target=self._move, args=([self._job(sink) for sink in sinks], ended), daemon=True
         )
         self._thread.start()
-        missing: list[tuple[Wanted, NotFound]] = []
+        missing: _Lost = []
         for job in self._arriving(ended, sinks):
             assert isinstance(job.sink, _PackageFile)
             item = job.sink.item
-            if isinstance(job.error, NotFound):
+            if isinstance(job.error, NotFound) or (
+                lenient and isinstance(job.error, (FetchFailed, VerificationFailed))
+            ):
                 missing.append((item, job.error))
             elif job.error is not None:
                 raise job.error

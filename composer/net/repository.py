@@ -16,6 +16,7 @@ from composer.errors import FormatError, NotFound, VerificationFailed
 from composer.jigdo.pointer import MAX_POINTER, RECORD_TYPE, Pointer, PointerEntry, parse_pointer
 from composer.net.fetch import Fetcher
 from composer.net.location import safe_location
+from composer.rpm.package import Nevra, PackageRef
 from composer.rpm.rpmmd import (
     MAX_PACKED,
     MAX_REPOMD,
@@ -24,6 +25,7 @@ from composer.rpm.rpmmd import (
     Repomd,
     check_record,
     find_locations,
+    find_nevras,
     parse_repomd,
     unpack_record,
     unpack_small,
@@ -75,7 +77,18 @@ def locate_packages(
     What the repository does not have is absent from the result.
     """
 
-    def read(repomd: Repomd) -> dict[ContentDigest, str]:
+    return _with_primary(fetcher, spool, lambda primary: find_locations(primary, wanted))
+
+
+def locate_again(
+    fetcher: Fetcher, wanted: Collection[Nevra], *, spool: Path | None = None
+) -> list[PackageRef]:
+    """Find RPMs by name, whatever their pkgid is by now, as :func:`locate_packages` does."""
+    return _with_primary(fetcher, spool, lambda primary: find_nevras(primary, wanted))
+
+
+def _with_primary(fetcher: Fetcher, spool: Path | None, look: Callable[[Path], _Got]) -> _Got:
+    def read(repomd: Repomd) -> _Got:
         record = repomd.require("primary")
         with (
             tempfile.TemporaryFile(dir=spool) as packed,
@@ -90,7 +103,7 @@ def locate_packages(
             packed.seek(0)
             unpack_record(packed, record, plain)
             plain.flush()
-            return find_locations(Path(plain.name), wanted)
+            return look(Path(plain.name))
 
     return _with_repomd(fetcher, read)
 

@@ -223,8 +223,16 @@ class _ZstdReader:
 def find_locations(primary: Path, wanted: Collection[ContentDigest]) -> dict[ContentDigest, str]:
     """Find where the packages ``wanted`` are by primary.xml, uncompressed, at ``primary``."""
     names = {str(pkgid): pkgid for pkgid in wanted}
-    found = _packages(primary, lambda pkgid: pkgid in names)
+    found = _packages(primary, lambda package: package.pkgId in names)
     return {names[package.pkgId]: package.location_href for package in found}
+
+
+def find_nevras(primary: Path, wanted: Collection[Nevra]) -> list[PackageRef]:
+    """Find the packages that are called ``wanted`` by primary.xml, uncompressed, at ``primary``."""
+    names = {nevra.name for nevra in wanted}
+    found = _packages(primary, lambda package: package.name in names)
+    references = (_reference(package, "") for package in found)
+    return [reference for reference in references if reference.nevra in wanted]
 
 
 def read_packages(directory: Path, repository: str = "") -> list[PackageRef]:
@@ -241,7 +249,7 @@ def read_packages(directory: Path, repository: str = "") -> list[PackageRef]:
             key=_order,
         )
     with _local_primary(directory) as primary:
-        found = _packages(primary, lambda pkgid: True)
+        found = _packages(primary, lambda package: True)
         return sorted((_reference(package, repository) for package in found), key=_order)
 
 
@@ -264,8 +272,8 @@ def _local_primary(directory: Path) -> Iterator[Path]:
         raise error.within(str(directory)) from None
 
 
-def _packages(primary: Path, wanted: Callable[[str], bool]) -> list[Any]:
-    """The createrepo_c packages of an uncompressed primary.xml whose pkgid is ``wanted``."""
+def _packages(primary: Path, wanted: Callable[[Any], bool]) -> list[Any]:
+    """The createrepo_c packages of an uncompressed primary.xml that are ``wanted``."""
     import createrepo_c
 
     with primary.open("rb") as stream:
@@ -274,7 +282,7 @@ def _packages(primary: Path, wanted: Callable[[str], bool]) -> list[Any]:
     found: list[Any] = []
 
     def keep(package: Any) -> None:
-        if wanted(package.pkgId):
+        if wanted(package):
             found.append(package)
 
     try:
