@@ -6,20 +6,29 @@ the pull moves: requests are counted by the function that makes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
-from composer.client.pull import Found, Moved, look, package_directory, staging_bytes
+from composer.client.pull import Found, look, staging_bytes
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
+from composer.client.sources import (
+    DEFAULT_SOURCES,
+    RemotePackages,
+    Replaced,
+    Sources,
+    package_directory,
+    replaced,
+)
+from composer.client.transfers import Moved, Transfers, together, transfers
 from composer.jigdo.delta.applying import packing_cost
 from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Prefer, Wanted
 from composer.jigdo.explain import Explanation, explain
+from composer.jigdo.lost import LostPackage
 from composer.jigdo.plan import Plan
-from composer.jigdo.reader import JigdoSet, requests
+from composer.jigdo.reader import JigdoSet
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
 from composer.net.traffic import Traffic
@@ -41,7 +50,7 @@ class Amounts:
     are of packing contents again; like ``memory`` (peak, bytes) they are estimates.
     """
 
-    transfers: Mapping[str, Moved]
+    transfers: Transfers
     cpu_seconds: float
     memory: int
 
@@ -56,6 +65,8 @@ class PullPlan:
     """What a pull would do.  ``set`` is the metadata that planning read, and a pull reads too.
 
     ``alternatives`` are by preference, and "no-deltas"; ``explanation`` is of what was asked.
+    ``lost`` packages, which no mirror has, and ``replaced`` ones, which RPMs made anew serve
+    for, are known where mirrors were probed.
     """
 
     ref: str
@@ -72,12 +83,13 @@ class PullPlan:
     disk_bytes: int
     alternatives: Mapping[str, Amounts]
     explanation: Explanation | None = None
+    lost: tuple[LostPackage, ...] = ()
+    replaced: tuple[Replaced, ...] = ()
 
     @property
     def total(self) -> Moved:
         """Everything that the pull moves, metadata too."""
-        moved = [self.set, *self.chosen.transfers.values()]
-        return Moved(sum(m.bytes for m in moved), sum(m.requests for m in moved))
+        return together([self.set, *self.chosen.transfers.values()])
 
 
 def plan_pull(
@@ -86,18 +98,20 @@ def plan_pull(
     repo: Repository,
     *,
     choices: Choices = DEFAULT_CHOICES,
-    rpm_caches: Sequence[Path] = (),
+    sources: Sources = DEFAULT_SOURCES,
+    probe: bool = False,
     report: Report = silent,
     workers: int = 2,
     question: str = "",
 ) -> PullPlan:
     """Plan to bring ``ref`` of ``repo`` to the newest version that ``remote`` has.
 
-    ``rpm_caches`` are directories whose RPMs cost nothing; ``question`` is a path or a
-    package to explain.  Raises what a pull raises when it
-    reads the set, and NotFound for a question about what the commit has not.
+    RPMs of this machine cost nothing; ``question`` is a path or a package to explain.  With
+    ``probe`` mirrors are asked whether they have the RPMs, and what is lost is planned
+    anew.  Raises what a pull raises when it reads the set, PackagesLost, and NotFound for a
+    question about what the commit has not.
     """
-    traffic, cache = Traffic(), RpmCache(rpm_caches)
+    traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
     with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
         found = look(
             fetcher,
@@ -114,12 +128,19 @@ def plan_pull(
         return _nothing(found, choices.prefer, read)
     jigdo, wanted = found.set
     kept = _Kept(repo)
+    plan, lost = wanted.plan, list[LostPackage]()
+    if probe:
+        source = RemotePackages(remote, package_directory(repo), cache, Traffic(), sources)
+        plan, lost = _probed(jigdo, wanted, source, kept)
 
     def amounts(plan: Plan) -> Amounts:
         return _amounts(jigdo, wanted, plan, kept, workers)
 
-    others: dict[str, Prefer | None] = {prefer.value: prefer for prefer in Prefer}
-    plan = wanted.plan
+    ways: dict[str, Prefer | None] = {prefer.value: prefer for prefer in Prefer}
+    others = {name: wanted.replan(prefer) for name, prefer in (ways | {"no-deltas": None}).items()}
+    explained = None
+    if question:
+        explained = explain(jigdo, wanted, repo, question, plan=plan, lost=lost)
     return PullPlan(
         ref=found.entry.ref,
         version=found.entry.version,
@@ -133,12 +154,35 @@ def plan_pull(
         objects=sum(wanted.missing),
         object_bytes=plan.object_bytes,
         disk_bytes=plan.disk_bytes + staging_bytes(plan),
-        alternatives={
-            name: amounts(wanted.replan(prefer))
-            for name, prefer in {**others, "no-deltas": None}.items()
-        },
-        explanation=explain(jigdo, wanted, repo, question) if question else None,
+        alternatives={name: amounts(other) for name, other in others.items() if other},
+        explanation=explained,
+        lost=tuple(lost),
+        replaced=tuple(kept.replaced[ref] for ref in sorted(kept.replaced, key=_name)),
     )
+
+
+def _name(ref: PackageRef) -> str:
+    return str(ref.nevra)
+
+
+def _probed(
+    jigdo: JigdoSet, wanted: Wanted, source: RemotePackages, kept: _Kept
+) -> tuple[Plan, list[LostPackage]]:
+    """Ask for the RPMs of the plan, and plan again for as long as some are lost."""
+    plan, lost = wanted.plan, list[LostPackage]()
+    asked: set[PackageRef] = set()
+    while True:
+        fetched = [jigdo.head.packages[p.number].ref for p in plan.packages if p.transfer]
+        unknown = [ref for ref in fetched if ref not in asked and kept.left(ref)]
+        asked.update(unknown)
+        found, gone = source.probe(unknown)
+        for item in found:
+            if item.serves is not None:
+                kept.replaced[item.package] = replaced(item)
+        if not gone:
+            return plan, lost
+        lost += gone
+        plan = wanted.again((), gone)
 
 
 def _nothing(found: Found, prefer: Prefer, read: Moved) -> PullPlan:
@@ -156,9 +200,12 @@ class _Kept:
     def __init__(self, repo: Repository) -> None:
         self._directory = package_directory(repo)
         self._left: dict[ContentDigest, int] = {}
+        self.replaced: dict[PackageRef, Replaced] = {}
 
     def left(self, ref: PackageRef) -> int:
-        """Return how many bytes of an RPM are still to come."""
+        """Return how many bytes of an RPM, or what replaces it, are still to come."""
+        if instead := self.replaced.get(ref):
+            return instead.size
         if ref.pkgid not in self._left:
             self._left[ref.pkgid] = self._look(ref)
         return self._left[ref.pkgid]
@@ -175,27 +222,12 @@ class _Kept:
 
 
 def _amounts(jigdo: JigdoSet, wanted: Wanted, plan: Plan, kept: _Kept, workers: int) -> Amounts:
-    fetched = [package.number for package in plan.packages if package.transfer]
-    left = [kept.left(jigdo.head.packages[number].ref) for number in fetched]
     costs = _packing(wanted, plan)
     frames = [*plan.deltas.frames, *plan.new.frames]
     memory = _PROGRAM + sum(sorted((memory for _, memory in costs), reverse=True)[:workers])
     memory += 2 * max((frame.uncompressed for frame in frames), default=0)
     memory += _APPLYING * min(workers, len(plan.deltas.frames))
-    return Amounts(
-        {
-            "rpm": _moved(size for size in left if size),
-            "delta": _moved(requests(plan.deltas.frames)),
-            "new": _moved(requests(plan.new.frames)),
-        },
-        sum(seconds for seconds, _ in costs),
-        memory,
-    )
-
-
-def _moved(sizes: Iterable[int]) -> Moved:
-    every = list(sizes)
-    return Moved(sum(every), len(every))
+    return Amounts(transfers(jigdo, plan, kept.left), sum(seconds for seconds, _ in costs), memory)
 
 
 def _packing(wanted: Wanted, plan: Plan) -> list[tuple[float, int]]:

@@ -8,50 +8,60 @@ objects are found, verified RPMs are kept, partial ones are continued.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.descriptions import Descriptions
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
-from composer.errors import ChecksumMismatch, ComposerError, FormatError, VerificationFailed
+from composer.client.sources import (
+    DEFAULT_SOURCES,
+    RemotePackages,
+    Replaced,
+    Sources,
+    package_directory,
+)
+from composer.client.transfers import Moved, Transfers, transfers
+from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
 from composer.jigdo.container import MAX_INDEX, Check, Index, Kind
 from composer.jigdo.delta.frames import decompress_update
 from composer.jigdo.description import apply_update, parse_update, split_description
 from composer.jigdo.examine import DEFAULT_CHOICES, AtHand, CheckCommit, Choices, Wanted, examine
+from composer.jigdo.lost import LostPackage
 from composer.jigdo.plan import Plan
 from composer.jigdo.pointer import PointerEntry, UpdatePlace
 from composer.jigdo.reader import CommitFrame, JigdoSet
-from composer.jigdo.reassemble import Arriving, check_space, check_storable, reassemble
+from composer.jigdo.reassemble import check_space, check_storable, reassemble
 from composer.jigdo.tree import tree_frames
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
-from composer.net.packages import WINDOW, fetch_packages
-from composer.net.packages import Wanted as WantedPackage
-from composer.net.repository import find_entry, locate_again
+from composer.net.packages import WINDOW
+from composer.net.repository import find_entry
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.ostree.signature import BadSignature, require_signature
 from composer.progress import Report, Step, silent
-from composer.rpm.package import Nevra, PackageRef
 from composer.system.files import remove_tree
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """Bytes that arrived and requests that were made, for one kind of thing."""
+class Replanned:
+    """Packages that turned out lost during a pull, and what is to move in their stead."""
 
-    bytes: int
-    requests: int
+    lost: tuple[LostPackage, ...]
+    transfers: Transfers
 
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """What a pull did.  ``moved`` is by kind: "rpm", "set" (metadata), "new" (content),
-    "delta"."""
+    """What a pull did.
+
+    ``moved`` is by kind: "rpm", "set" (metadata), "new" (content), "delta"; "rpm-md" where
+    package lists were read.  Bytes are of all plans that were carried out.  ``lost``
+    packages came another way; ``replaced`` ones by RPMs that were made anew.
+    """
 
     ref: str
     version: str
@@ -60,10 +70,11 @@ class PullResult:
     updated: bool
     packages: int
     moved: Mapping[str, Moved]
-    whole_package_bytes: int
     new_content_bytes: int
     delta_bytes: int
     object_bytes: int
+    lost: tuple[LostPackage, ...] = ()
+    replaced: tuple[Replaced, ...] = ()
 
 
 def pull(
@@ -72,39 +83,54 @@ def pull(
     repo: Repository,
     *,
     choices: Choices = DEFAULT_CHOICES,
-    rpm_caches: Sequence[Path] = (),
-    strict_pkgid: bool = False,
+    sources: Sources = DEFAULT_SOURCES,
+    replanned: Callable[[Replanned], object] = lambda what: None,
     report: Report = silent,
     workers: int = 2,
 ) -> PullResult:
     """Bring ``ref`` of ``repo`` to the newest version that ``remote`` has.
 
-    RPMs in the directories ``rpm_caches``, and below, are used instead of the mirrors'.
-    An RPM that was signed or compressed anew since the set was built serves as well, for its
-    contents are proven one by one, unless ``strict_pkgid``.
+    RPMs of this machine are used instead of the mirrors'.  An RPM that was signed or
+    compressed anew since the set was built serves as well, for its contents are proven one
+    by one.  When packages are lost, what they have comes another way, and ``replanned``
+    is told.
 
-    Raises NotFound when the remote has no such ref or lacks a package,
-    VerificationFailed (with kin) for anything that is not what it must be, and
-    NoSpace before the first large byte moves.  The ref is then the old one and the
-    repository whole.
+    Raises NotFound when the remote has no such ref, PackagesLost when it lacks a package
+    and nothing else has what it has, VerificationFailed (with kin) for anything that is
+    not what it must be, and NoSpace before the first large byte moves.  The ref is then
+    the old one and the repository whole.
     """
-    traffic, cache = Traffic(), RpmCache(rpm_caches)
+    traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
     with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
         found = look(fetcher, remote, ref, repo, choices=choices, at_hand=cache.find, report=report)
-        entry, previous = found.entry, found.previous
         if found.set is None:
-            return _result(entry, previous, None, traffic)
+            return _result(found, (), traffic)
         jigdo, wanted = found.set
         check_storable(repo, wanted.headers)
         check_space(repo, wanted.plan, staging_bytes=staging_bytes(wanted.plan))
         packages = package_directory(repo)
-        source = _MirroredPackages(remote, packages, cache, traffic, report, strict=strict_pkgid)
-        reassemble(
-            jigdo, wanted, repo, source, ref=ref, choices=choices, report=report, workers=workers
+        source = RemotePackages(remote, packages, cache, traffic, sources, report)
+        lost: list[LostPackage] = []
+
+        def told(plan: Plan, gone: Sequence[LostPackage]) -> None:
+            lost.extend(gone)
+            replanned(Replanned(tuple(gone), transfers(jigdo, plan)))
+
+        plans = reassemble(
+            jigdo,
+            wanted,
+            repo,
+            source,
+            ref=ref,
+            choices=choices,
+            replanned=told,
+            report=report,
+            workers=workers,
         )
         remove_tree(packages)
         _keep_description(jigdo, repo, Descriptions(repo))
-        return _result(entry, previous, wanted, traffic)
+        result = _result(found, plans, traffic)
+    return replace(result, lost=tuple(lost), replaced=source.replaced())
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,28 +183,20 @@ def staging_bytes(plan: Plan) -> int:
     return min(plan.package_bytes, 2 * WINDOW)
 
 
-def package_directory(repo: Repository) -> Path:
-    """Return where RPMs lie until they are imported: ``PKGID.rpm``, incomplete ``.rpm.part``."""
-    return repo.path / "tmp" / "jigdo-packages"
-
-
-def _result(
-    entry: PointerEntry, previous: ObjectChecksum | None, wanted: Wanted | None, traffic: Traffic
-) -> PullResult:
+def _result(found: Found, plans: Sequence[Plan], traffic: Traffic) -> PullResult:
     kinds = sorted({row.kind for row in traffic.rows()} | {"rpm", "set", "new", "delta"})
-    plan: Plan | None = wanted.plan if wanted else None
+    entry = found.entry
     return PullResult(
         ref=entry.ref,
         version=entry.version,
         commit=entry.commit,
-        previous=previous,
-        updated=wanted is not None,
-        packages=len(plan.packages) if plan else 0,
+        previous=found.previous,
+        updated=bool(plans),
+        packages=len({package.number for plan in plans for package in plan.packages}),
         moved={kind: Moved(traffic.bytes(kind), traffic.requests(kind)) for kind in kinds},
-        whole_package_bytes=plan.package_bytes if plan else 0,
-        new_content_bytes=plan.new_bytes if plan else 0,
-        delta_bytes=plan.delta_bytes if plan else 0,
-        object_bytes=plan.object_bytes if plan else 0,
+        new_content_bytes=sum(plan.new_bytes for plan in plans),
+        delta_bytes=sum(plan.delta_bytes for plan in plans),
+        object_bytes=plans[0].object_bytes if plans else 0,
     )
 
 
@@ -329,104 +347,3 @@ def _place_of(jigdo: JigdoSet, kind: Kind) -> range:
     if not numbers:
         return range(0)
     return range(jigdo.index[numbers[0]].offset, jigdo.index[numbers[-1]].end)
-
-
-class _MirroredPackages:
-    """RPMs of this machine, others from the mirrors of their repositories.
-
-    What comes from a mirror is kept until it is imported.
-    """
-
-    def __init__(
-        self,
-        remote: Remote,
-        directory: Path,
-        cache: RpmCache,
-        traffic: Traffic,
-        report: Report,
-        *,
-        strict: bool,
-    ) -> None:
-        self._strict = strict
-        self._instead: dict[Path, PackageRef] = {}
-        self._listed: dict[str, dict[Nevra, list[PackageRef]]] = {}
-        self._remote, self._directory, self._cache = remote, directory, cache
-        self._traffic, self._report = traffic, report
-
-    def fetch(self, packages: Sequence[PackageRef]) -> Arriving:
-        """Yield packages as they arrive, each complete and of its pkgid."""
-        here = [(package, path) for package in packages if (path := self._cache.get(package))]
-        yield from here
-        found = {package.pkgid for package, _ in here}
-        wanted = [
-            WantedPackage(
-                package,
-                self._path(package),
-                Mirrors.parse(*self._remote.mirrors_for(package.repository)),
-            )
-            for package in packages
-            if package.pkgid not in found
-        ]
-        arriving = fetch_packages(
-            wanted,
-            traffic=self._traffic,
-            relocate=self._relocate,
-            substitute=None if self._strict else self._substitute,
-            report=self._report,
-        )
-        with closing(arriving):
-            for item in arriving:
-                yield self._instead.get(item.destination, item.ref), item.destination
-
-    def done(self, package: PackageRef) -> None:
-        """Remove the RPM of ``package`` that came from a mirror."""
-        self._path(package).unlink(missing_ok=True)
-        for path in [path for path, ref in self._instead.items() if ref == package]:
-            path.unlink(missing_ok=True)
-
-    def _path(self, package: PackageRef) -> Path:
-        return self._directory / f"{package.pkgid}.rpm"
-
-    def _relocate(self, packages: Sequence[PackageRef]) -> Mapping[ContentDigest, str]:
-        """Find packages that are not where the set says by what their repositories say."""
-        found: dict[ContentDigest, str] = {}
-        for repository in sorted({package.repository for package in packages}):
-            wanted = [p for p in packages if p.repository == repository]
-            listed = {ref.pkgid: ref.location for ref in self._list(repository, wanted)}
-            found.update({p.pkgid: listed[p.pkgid] for p in wanted if p.pkgid in listed})
-        return found
-
-    def _list(self, repository: str, packages: Sequence[PackageRef]) -> list[PackageRef]:
-        """Return what the repository has under the packages' names; asks once for each name."""
-        asked = {p.nevra for p in packages} - self._listed.get(repository, {}).keys()
-        if asked:
-            mirrors = Mirrors.parse(*self._remote.mirrors_for(repository))
-            with closing(Fetcher(mirrors, kind="rpm-md", traffic=self._traffic)) as fetcher:
-                refs = locate_again(fetcher, asked, spool=self._directory)
-            rows = {nevra: [ref for ref in refs if ref.nevra == nevra] for nevra in asked}
-            self._listed.setdefault(repository, {}).update(rows)
-        known = self._listed.get(repository, {})
-        return [ref for p in packages for ref in known[p.nevra]]
-
-    def _substitute(self, lost: Sequence[WantedPackage]) -> Mapping[Path, WantedPackage]:
-        """Find RPMs of the same name and about the same size that the repositories have now."""
-        found: dict[Path, WantedPackage] = {}
-        for repository in sorted({item.ref.repository for item in lost}):
-            wanted = {i.ref.nevra: i for i in lost if i.ref.repository == repository}
-            try:
-                listed = self._list(repository, [item.ref for item in wanted.values()])
-            except ComposerError:
-                continue  # the reason why the package itself failed says more
-            for ref in listed:
-                item = wanted[ref.nevra]
-                if ref.pkgid != item.ref.pkgid and ref.size <= _most(item.ref.size):
-                    instead = replace(ref, repository=repository)
-                    path = self._path(instead)
-                    found[item.destination] = WantedPackage(instead, path, item.mirrors)
-                    self._instead[path] = item.ref
-        return found
-
-
-def _most(size: int) -> int:
-    """The bytes that an RPM which takes another's place may have."""
-    return size + size // 10 + (64 << 10)

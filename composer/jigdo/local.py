@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from composer.checksum import ContentDigest
-from composer.errors import ChecksumMismatch, NotFound
+from composer.errors import ChecksumMismatch, NotFound, VerificationFailed
 from composer.jigdo.examine import examine
 from composer.jigdo.reader import JigdoSet
 from composer.jigdo.reassemble import Arriving, check_space, reassemble
@@ -35,6 +35,10 @@ class LocalPackages:
             path = self._paths[package.pkgid]
             require_pkgid(package, path)
             yield package, path
+
+    def refuse(self, package: PackageRef, error: VerificationFailed) -> bool:
+        """There is no other file: each is the one that the set names."""
+        return False
 
     def done(self, package: PackageRef) -> None:
         """Nothing to clean up: the files are not ours."""

@@ -78,10 +78,17 @@ class Plan:
     disk_bytes: int
 
 
-def unexplained(missing: bytearray, maps: Iterable[Map], contents: Contents) -> int:
-    """Count missing objects that neither ``maps`` nor ``contents`` hold.
+def unexplained(
+    missing: bytearray,
+    maps: Iterable[Map],
+    contents: Contents,
+    table: DeltaTable | None = None,
+    usable: Callable[[DeltaContent], bool] = lambda content: True,
+) -> list[int]:
+    """Return the missing objects that ``maps``, ``contents`` and ``table`` do not hold.
 
-    ``missing`` has one byte per ordinal: 1 for an object that is not here.
+    ``missing`` has one byte per ordinal: 1 for an object that is not here.  The result is
+    of ordinals, sorted; ``usable`` is as in :func:`make_plan`.
     """
     left = bytearray(missing)
     for mapping in maps:
@@ -89,7 +96,10 @@ def unexplained(missing: bytearray, maps: Iterable[Map], contents: Contents) -> 
             left[ordinal] = 0
     for ordinal in contents.ordinals:
         left[ordinal] = 0
-    return sum(left)
+    for make in _makes(left, table, usable, lambda content: 0):
+        for ordinal in make.ordinals:
+            left[ordinal] = 0
+    return [ordinal for ordinal, flag in enumerate(left) if flag]
 
 
 def make_plan(

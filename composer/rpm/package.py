@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Where the repository of a set has RPMs that came from no repository.
 LOCAL_DIRECTORY = "local"
+# Where the repository of a set keeps RPMs for the day on which others drop them, by pkgid.
+RETAINED_DIRECTORY = "retained"
 
 _NAME = re.compile(r"[A-Za-z0-9_.+~^%{}@-]+\Z")
 _FIELD = re.compile(r"[A-Za-z0-9_.+~^]+\Z")

@@ -220,19 +220,14 @@ class _ZstdReader:
             raise EOFError(str(error)) from error
 
 
-def find_locations(primary: Path, wanted: Collection[ContentDigest]) -> dict[ContentDigest, str]:
-    """Find where the packages ``wanted`` are by primary.xml, uncompressed, at ``primary``."""
-    names = {str(pkgid): pkgid for pkgid in wanted}
-    found = _packages(primary, lambda package: package.pkgId in names)
-    return {names[package.pkgId]: package.location_href for package in found}
-
-
-def find_nevras(primary: Path, wanted: Collection[Nevra]) -> list[PackageRef]:
-    """Find the packages that are called ``wanted`` by primary.xml, uncompressed, at ``primary``."""
-    names = {nevra.name for nevra in wanted}
-    found = _packages(primary, lambda package: package.name in names)
+def find_packages(
+    primary: Path, pkgids: Collection[ContentDigest], nevras: Collection[Nevra]
+) -> list[PackageRef]:
+    """Find packages by pkgid or by name in primary.xml, uncompressed, at ``primary``."""
+    keys, names = {str(pkgid) for pkgid in pkgids}, {nevra.name for nevra in nevras}
+    found = _packages(primary, lambda package: package.pkgId in keys or package.name in names)
     references = (_reference(package, "") for package in found)
-    return [reference for reference in references if reference.nevra in wanted]
+    return [one for one in references if one.pkgid in pkgids or one.nevra in nevras]
 
 
 def read_packages(directory: Path, repository: str = "") -> list[PackageRef]:

@@ -63,8 +63,8 @@ def test_one_that_is_much_larger_is_not_fetched(updatable: Client, packages: Pat
     before = updatable.head()
     _replace(packages, "paint", behind=bytes(10 << 20), moved=True)
     done = _pull(updatable)
-    assert done.status == 1
-    check_message(done.err, "paint", "not found on any mirror")
+    assert done.status == 3
+    check_message(done.err, "paint", "not found on any mirror", "more than the declared")
     updatable.require_unchanged(before)
 
 

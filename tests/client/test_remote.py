@@ -221,6 +221,7 @@ def test_command_adds_lists_and_removes(tmp_path: Path, keys: tuple[Path, Path, 
         "fingerprints": [keys[2]],
         "keyring": str(tmp_path / "remotes.d/os.gpg"),
         "urls": ["http://a/"],
+        "archives": [],
         "repositories": {"u": ["http://u/"]},
     }
     assert keys[2] in _run("list", config=tmp_path).stdout

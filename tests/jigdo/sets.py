@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
-from composer.errors import FormatError
+from composer.errors import FormatError, VerificationFailed
 from composer.jigdo.build import LocalPackage, Older, build_set
 from composer.jigdo.container import (
     TRAILER_SIZE,
@@ -114,6 +114,9 @@ class Packages:
             name = package.nevra.name
             self.given.append(name)
             yield package, self._instead.get(name, self._paths[package.pkgid])
+
+    def refuse(self, package: PackageRef, error: VerificationFailed) -> bool:
+        return False
 
     def done(self, package: PackageRef) -> None:
         self.finished.append(package.nevra.name)
