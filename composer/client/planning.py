@@ -19,6 +19,7 @@ from composer.client.sources import (
     RemotePackages,
     Replaced,
     Sources,
+    bytes_held,
     package_directory,
     replaced,
 )
@@ -130,7 +131,8 @@ def plan_pull(
     kept = _Kept(repo)
     plan, lost = wanted.plan, list[LostPackage]()
     if probe:
-        source = RemotePackages(remote, package_directory(repo), cache, Traffic(), sources)
+        directory, holds = package_directory(repo), bytes_held(jigdo, wanted)
+        source = RemotePackages(remote, directory, cache, Traffic(), sources, holds)
         plan, lost = _probed(jigdo, wanted, source, kept)
 
     def amounts(plan: Plan) -> Amounts:

@@ -21,6 +21,7 @@ from composer.client.sources import (
     RemotePackages,
     Replaced,
     Sources,
+    bytes_held,
     package_directory,
 )
 from composer.client.transfers import Moved, Transfers, transfers
@@ -109,7 +110,8 @@ def pull(
         check_storable(repo, wanted.headers)
         check_space(repo, wanted.plan, staging_bytes=staging_bytes(wanted.plan))
         packages = package_directory(repo)
-        source = RemotePackages(remote, packages, cache, traffic, sources, report)
+        holds = bytes_held(jigdo, wanted)
+        source = RemotePackages(remote, packages, cache, traffic, sources, holds, report)
         lost: list[LostPackage] = []
 
         def told(plan: Plan, gone: Sequence[LostPackage]) -> None:

@@ -18,9 +18,11 @@ from composer.checksum import ContentDigest
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
 from composer.errors import BoundExceeded, ComposerError, FormatError, NotFound, VerificationFailed
+from composer.jigdo.examine import Wanted as WantedObjects
 from composer.jigdo.lost import LostPackage, PackagesLost
+from composer.jigdo.reader import JigdoSet
 from composer.jigdo.reassemble import Arriving
-from composer.net.archive import Archive, file_name
+from composer.net.archive import Archive
 from composer.net.fetch import Fetcher
 from composer.net.job import FetchFailed
 from composer.net.location import Mirrors, safe_location
@@ -29,7 +31,7 @@ from composer.net.repository import locate_packages
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.progress import Report, silent
-from composer.rpm.package import RETAINED_DIRECTORY, PackageRef
+from composer.rpm.package import PackageRef, retained_location
 
 # So many files of one name are tried for one package.
 _MOST_TRIED = 4
@@ -66,9 +68,27 @@ def replaced(item: Wanted) -> Replaced:
     return Replaced(item.package, item.ref.pkgid, item.ref.size, _url(item))
 
 
-def most_anew(size: int) -> int:
-    """Return how large an RPM may be that is taken for one of ``size`` bytes: docs/remotes.md."""
-    return size + size // 4 + (64 << 10)
+def most_anew(size: int, held: int) -> int:
+    """Return how large an RPM may be that is taken for one of ``size`` bytes.
+
+    ``held`` are the bytes of the contents that the set takes from it: an RPM may be
+    compressed worse than the original was, but no worse than not at all.
+    """
+    return max(size + size // 4, held) + (64 << 10)
+
+
+def bytes_held(jigdo: JigdoSet, wanted: WantedObjects) -> Holds:
+    """Say of packages whose maps were read how many bytes of contents the set takes from them."""
+    numbers = {package.ref.pkgid: n for n, package in enumerate(jigdo.head.packages)}
+
+    def holds(package: PackageRef) -> int:
+        mapping = wanted.maps[numbers[package.pkgid]]
+        return sum(dict(zip(mapping.files, mapping.sizes, strict=True)).values())
+
+    return holds
+
+
+Holds = Callable[[PackageRef], int]
 
 
 def package_directory(repo: Repository) -> Path:
@@ -89,8 +109,10 @@ class RemotePackages:
         cache: RpmCache,
         traffic: Traffic,
         sources: Sources,
+        holds: Holds,
         report: Report = silent,
     ) -> None:
+        self._holds = holds
         self._remote, self._cache, self._traffic = remote, cache, traffic
         self._directory, self._strict, self._report = directory, sources.strict_pkgid, report
         texts = dict.fromkeys([*remote.archives, *sources.archives])
@@ -189,8 +211,7 @@ class RemotePackages:
             for archive in self._archives:
                 for location in archive.locations(package):
                     yield self._moved(package, location, archive.mirrors)
-            retained = f"{RETAINED_DIRECTORY}/{package.pkgid}/{file_name(package)}"
-            yield self._moved(package, retained, own)
+            yield self._moved(package, retained_location(package), own)
 
     def _moved(self, package: PackageRef, location: str, mirrors: Mirrors) -> Wanted:
         return Wanted(replace(package, location=location), self._path(package), mirrors)
@@ -220,11 +241,10 @@ class RemotePackages:
                 # An archive need not be a repository.
                 if listed.error is not None and bases not in self._archive_bases:
                     self._note(package, listed.error)
-                offers = [*self._offers(package, listed.packages, Mirrors.parse(*bases))]
-                if not offers and listed.error is None:
+                elif package.nevra not in {ref.nevra for ref in listed.packages}:
                     message = f"{package.nevra}: not in the package list of {bases[0]}"
                     self._note(package, NotFound(message))
-                yield from offers
+                yield from self._offers(package, listed.packages, Mirrors.parse(*bases))
 
     def _offers(
         self, package: PackageRef, listed: Sequence[PackageRef], mirrors: Mirrors
@@ -241,7 +261,7 @@ class RemotePackages:
                 message = f"{what} was made anew, which --strict-pkgid refuses"
                 details = [f"expected pkgid {package.pkgid}, got {ref.pkgid}"]
                 self._note(package, VerificationFailed(message, details=details))
-            elif ref.size > (most := most_anew(package.size)):
+            elif ref.size > (most := most_anew(package.size, self._holds(package))):
                 self._note(package, BoundExceeded(what=f"{what} ({ref.size} bytes)", bound=most))
             else:
                 instead = replace(ref, repository=package.repository)

@@ -67,7 +67,9 @@ def nothing_left(
 ) -> PackagesLost:
     """Make the error for ``objects`` missing objects, some at ``paths``, that nothing else has."""
     first = str(packages[0].ref.nevra)
-    who = first if len(packages) == 1 else f"{first} and {len(packages) - 1} more packages"
+    who = first + {1: "", 2: " and another package"}.get(
+        len(packages), f" and {len(packages) - 1} other packages"
+    )
     more = [f"needed for {path}" for path in paths]
     if objects > len(paths):
         more.append(f"and for {objects - len(paths)} more objects")

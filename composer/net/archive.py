@@ -15,7 +15,7 @@ from typing import Self
 
 from composer.errors import FormatError
 from composer.net.location import Mirrors, parse_base, safe_location
-from composer.rpm.package import PackageRef
+from composer.rpm.package import PackageRef, file_name
 
 FIELDS = (
     "name", "epoch", "version", "release", "arch", "evr", "nevra", "file", "pkgid", "repository",
@@ -69,12 +69,6 @@ def _safe(location: str) -> Iterator[str]:
     with suppress(FormatError):
         safe_location(location)
         yield location
-
-
-def file_name(package: PackageRef) -> str:
-    """Return what the file of a package is usually called: its epoch is not in it."""
-    nevra = package.nevra
-    return f"{nevra.name}-{nevra.version}-{nevra.release}.{nevra.arch}.rpm"
 
 
 def _values(package: PackageRef) -> dict[str, str]:

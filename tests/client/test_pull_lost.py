@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from composer.checksum import ObjectChecksum
 from composer.ostree.repo import Repository
 from tests.client.published import MINIMAL, Published, SetRpm, copy_of, fsck
 from tests.client.pulling import REMOTE, Client, check_message, rpm_requests, run_here
-from tests.commands import Done
+from tests.commands import Done, jigdo
 from tests.net.lying_mirror import LyingMirror
 
 
@@ -74,7 +75,7 @@ def test_all_lost_rpms_are_named_with_what_they_are_needed_for(
 ) -> None:
     lose(site, "paint", "brush")
     done = updatable.refused(
-        "brush-2.0-1.fx.noarch and 1 more packages: lost, and nothing else has",
+        "brush-2.0-1.fx.noarch and another package: lost, and nothing else has",
         site.locations()["paint"],
         site.locations()["brush"],
         "needed for /usr/bin/paint",
@@ -149,8 +150,6 @@ def test_an_archive_has_them(
 def test_an_archive_is_a_repository_that_lists_them(
     site: SetRpm, updatable: Client, elsewhere: LyingMirror
 ) -> None:
-    import subprocess
-
     [path] = lose(site, "paint")
     shutil.copy(path, elsewhere.directory / "renamed.rpm")
     subprocess.run(["createrepo_c", "-q", elsewhere.directory], check=True)
@@ -191,6 +190,55 @@ def test_a_bad_archive_is_refused(archive: str, updatable: Client) -> None:
     done = pull(updatable, "--archive", archive)
     assert done.status == 2
     assert f"--archive: {archive}" in done.err
+
+
+# The publisher has seen to it
+
+
+def _build(client: Client, site: SetRpm, scratch: Path, *words: object) -> SetRpm:
+    """Publish the set again, on the same mirror."""
+    published = client.published
+    argv = ["set", "build", "--from", "none", "--repo", published.repo, "--ref", MINIMAL]
+    argv += ["--output", site.mirror, "--packages", published.packages(2)]
+    jigdo(*argv, "--cachedir", scratch / "cache", *words)
+    return SetRpm.of(site.mirror, MINIMAL, site.repo)
+
+
+@pytest.mark.parametrize("which", ["paint", "paint-5.1-1.fx.x86_64", "all"])
+def test_a_retained_rpm_serves(
+    site: SetRpm, mirror: LyingMirror, updatable: Client, tmp_path: Path, which: str
+) -> None:
+    made = _build(updatable, site, tmp_path, "--retain", which)
+    kept = sorted(site.mirror.glob("retained/*/*.rpm"))
+    assert len(kept) == (len(made.jigdo.head.packages) if which == "all" else 1)
+    lose(made, "paint")
+    document = complete(updatable)
+    assert document["lost"] == document["replaced"] == []
+    [request] = [one for one in mirror.log if one.path.startswith("retained/")]
+    assert request.path.endswith("/paint-5.1-1.fx.x86_64.rpm")
+    ref = next(p.ref for p in made.jigdo.head.packages if p.ref.nevra.name == "paint")
+    assert request.path.split("/")[1] == str(ref.pkgid)
+    assert request.sent == ref.size
+
+
+def test_what_a_package_has_can_be_shipped_in_the_set(
+    site: SetRpm, mirror: LyingMirror, updatable: Client, tmp_path: Path
+) -> None:
+    made = _build(updatable, site, tmp_path, "--full", "paint", "--full", "greeter")
+    lose(made, "paint", "greeter")
+    document = complete(updatable)
+    assert document["new_content_bytes"] > 0
+    assert {one.path for one in rpm_requests(mirror.log) if one.status == 404} <= {
+        made.locations()["paint"],
+        made.locations()["greeter"],
+    }
+
+
+def test_a_package_that_the_commit_has_not_cannot_be_retained(
+    site: SetRpm, updatable: Client, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match="no-such: the commit has no such package"):
+        _build(updatable, site, tmp_path, "--retain", "no-such")
 
 
 # Deltas have it
