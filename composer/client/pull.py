@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.descriptions import Descriptions
@@ -105,7 +105,7 @@ def pull(
     with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
         found = look(fetcher, remote, ref, repo, choices=choices, at_hand=cache.find, report=report)
         if found.set is None:
-            return _result(found, (), traffic)
+            return _result(found, traffic)
         jigdo, wanted = found.set
         check_storable(repo, wanted.headers)
         check_space(repo, wanted.plan, staging_bytes=staging_bytes(wanted.plan))
@@ -131,8 +131,7 @@ def pull(
         )
         remove_tree(packages)
         _keep_description(jigdo, repo, Descriptions(repo))
-        result = _result(found, plans, traffic)
-    return replace(result, lost=tuple(lost), replaced=source.replaced())
+        return _result(found, traffic, plans, lost, source.replaced())
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +184,13 @@ def staging_bytes(plan: Plan) -> int:
     return min(plan.package_bytes, 2 * WINDOW)
 
 
-def _result(found: Found, plans: Sequence[Plan], traffic: Traffic) -> PullResult:
+def _result(
+    found: Found,
+    traffic: Traffic,
+    plans: Sequence[Plan] = (),
+    lost: Sequence[LostPackage] = (),
+    replaced: tuple[Replaced, ...] = (),
+) -> PullResult:
     kinds = sorted({row.kind for row in traffic.rows()} | {"rpm", "set", "new", "delta"})
     entry = found.entry
     return PullResult(
@@ -194,11 +199,13 @@ def _result(found: Found, plans: Sequence[Plan], traffic: Traffic) -> PullResult
         commit=entry.commit,
         previous=found.previous,
         updated=bool(plans),
-        packages=len({package.number for plan in plans for package in plan.packages}),
+        packages=len({package.number for plan in plans for package in plan.packages}) - len(lost),
         moved={kind: Moved(traffic.bytes(kind), traffic.requests(kind)) for kind in kinds},
         new_content_bytes=sum(plan.new_bytes for plan in plans),
         delta_bytes=sum(plan.delta_bytes for plan in plans),
         object_bytes=plans[0].object_bytes if plans else 0,
+        lost=tuple(lost),
+        replaced=replaced,
     )
 
 

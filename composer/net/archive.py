@@ -38,14 +38,14 @@ class Archive:
         fixed, _, _ = text.partition("{")
         base, _, begun = fixed.rpartition("/")
         template = begun + text[len(fixed) :]
+        if "://" not in base:
+            raise ValueError(f"{text}: a template begins with the URL of a directory")
+        parse_base(_FIELD.sub("x", text))
         unknown = [name for name in _FIELD.findall(template) if name not in FIELDS]
         if unknown or re.search(r"[{}]", _FIELD.sub("", template)):
             what = f"no field {{{unknown[0]}}}" if unknown else "a brace without its other half"
             raise ValueError(f"{text}: {what}; there are {', '.join(FIELDS)}")
-        try:
-            return cls(parse_base(base), template)
-        except ValueError:
-            raise ValueError(f"{text}: a template begins with the URL of a directory") from None
+        return cls(parse_base(base), template)
 
     def __str__(self) -> str:
         return self.base + self.template

@@ -165,7 +165,7 @@ class _Courier:
             item = job.sink.item
             if job.error is None:
                 yield item
-            elif isinstance(job.error, Unreachable) and not patient:
+            elif isinstance(job.error, Unreachable) and not patient and item.serves is None:
                 raise job.error
             elif isinstance(job.error, (NotFound, FetchFailed, VerificationFailed)):
                 missing.append((item, job.error))

@@ -163,6 +163,30 @@ def test_an_archive_is_not_asked_while_the_mirror_has_all(
     assert not elsewhere.log
 
 
+def test_an_archive_serves_where_the_mirror_refuses(
+    site: SetRpm, mirror: LyingMirror, updatable: Client, elsewhere: LyingMirror
+) -> None:
+    # Object stores answer so for what they do not have.
+    shutil.copy(site.mirror / site.locations()["paint"], elsewhere.directory)
+    mirror.fail(site.locations()["paint"], 403, times=100)
+    complete(updatable, "--archive", elsewhere.url)
+    assert [one.status for one in elsewhere.log] == [404, 200]
+
+
+def test_a_mirror_that_is_down_is_no_lost_rpm(
+    site: SetRpm, mirror: LyingMirror, updatable: Client, elsewhere: LyingMirror
+) -> None:
+    paths = site.locations().values()
+    for path in paths:
+        mirror.fail(path, 503, times=100)
+    done = pull(updatable, "--archive", elsewhere.url)
+    assert done.status == 1
+    check_message(done.err, "could not be fetched", "HTTP status 503")
+    assert not elsewhere.log
+    # As soon as the first has been tried enough, nothing more is asked for.
+    assert len({one.path for one in rpm_requests(mirror.log)}) < len(set(paths))
+
+
 def test_what_an_archive_sends_is_proven(
     site: SetRpm, updatable: Client, elsewhere: LyingMirror
 ) -> None:
