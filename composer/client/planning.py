@@ -125,15 +125,15 @@ def plan_pull(
             read_only=True,
         )
         read = Moved(traffic.bytes(), traffic.requests())
-    if found.set is None:
-        return _nothing(found, choices.prefer, read)
-    jigdo, wanted = found.set
-    kept = _Kept(repo)
-    plan, lost = wanted.plan, list[LostPackage]()
-    if probe:
-        directory, holds = package_directory(repo), bytes_held(jigdo, wanted)
-        source = RemotePackages(remote, directory, cache, Traffic(), sources, holds)
-        plan, lost = _probed(jigdo, wanted, source, kept)
+        if found.set is None:
+            return _nothing(found, choices.prefer, read)
+        jigdo, wanted = found.set
+        kept = _Kept(repo)
+        plan, lost = wanted.plan, list[LostPackage]()
+        if probe:
+            directory, holds = package_directory(repo), bytes_held(jigdo, wanted)
+            source = RemotePackages(remote, directory, cache, Traffic(), sources, holds)
+            plan, lost = _probed(jigdo, wanted, source, kept)
 
     def amounts(plan: Plan) -> Amounts:
         return _amounts(jigdo, wanted, plan, kept, workers)

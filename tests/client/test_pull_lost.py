@@ -354,6 +354,14 @@ def test_a_probe_of_an_honest_mirror_moves_a_byte_of_each(
     assert all(one.sent == 1 for one in probes)
 
 
+def test_a_probe_tells_of_what_nothing_has(site: SetRpm, updatable: Client) -> None:
+    lose(site, "paint")
+    argv = ["plan", f"{REMOTE}:{MINIMAL}", "--repo", updatable.repo, "--probe", "--json"]
+    done = run_here(*argv, "--config-dir", updatable.config)
+    assert done.status == 1
+    check_message(done.err, "paint-5.1-1.fx.x86_64: lost", "needed for /usr/bin/paint")
+
+
 def test_a_probe_goes_with_a_dry_run(site: SetRpm, updatable: Client) -> None:
     done = pull(updatable, "--probe")
     assert done.status == 2
