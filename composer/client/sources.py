@@ -238,9 +238,9 @@ class RemotePackages:
             listed = self._lists.setdefault(bases, _Listed())
             listed.read(bases, own, self._traffic, self._directory)
             for package in own:
-                # An archive need not be a repository.
-                if listed.error is not None and bases not in self._archive_bases:
-                    self._note(package, listed.error)
+                if listed.error is not None:
+                    if bases not in self._archive_bases:  # which need not be repositories
+                        self._note(package, listed.error)
                 elif package.nevra not in {ref.nevra for ref in listed.packages}:
                     message = f"{package.nevra}: not in the package list of {bases[0]}"
                     self._note(package, NotFound(message))

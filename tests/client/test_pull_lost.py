@@ -205,6 +205,7 @@ def test_an_archive_that_is_down_hides_nothing(site: SetRpm, updatable: Client) 
     done = pull(updatable, "--archive", "http://127.0.0.1:1/")
     assert done.status == 1
     check_message(done.err, "paint", site.locations()["paint"], "127.0.0.1:1")
+    assert "package list of http://127.0.0.1:1/" not in done.err
 
 
 @pytest.mark.parametrize(
