@@ -56,6 +56,15 @@ _SOURCE_OPTIONS = (
         help="Use RPM files in DIR and below instead of fetching them; repeatable.",
     ),
     click.option(
+        "--seed",
+        "seeds",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Take contents from the files below PATH, the root of a system (/ or a mounted "
+        "image); repeatable.",
+    ),
+    click.option(
         "--archive",
         "archives",
         multiple=True,
@@ -72,7 +81,7 @@ _SOURCE_OPTIONS = (
 
 
 def source_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that say where RPMs may come from; the command gets ``sources`` of them."""
+    """Add the options that say what to take from where; the command gets ``sources`` of them."""
 
     @wraps(command)
     def with_sources(
@@ -80,11 +89,12 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
         rpm_caches: tuple[Path, ...],
         archives: tuple[str, ...],
         strict_pkgid: bool,
+        seeds: tuple[Path, ...],
         **others: object,
     ) -> None:
         from composer.client.sources import Sources
 
-        sources = Sources(rpm_caches, parse_archives(archives), strict_pkgid)
+        sources = Sources(rpm_caches, parse_archives(archives), strict_pkgid, seeds)
         command(*args, sources=sources, **others)
 
     wrapped: Callable[..., None] = with_sources
@@ -220,6 +230,7 @@ def _document(found: PullPlan, *, probe: bool) -> dict[str, Any]:
         "packages": found.packages,
         "objects": found.objects,
         "object_bytes": found.object_bytes,
+        "seeds": {"objects": found.seeds, "bytes": found.seed_bytes},
         "disk_bytes": found.disk_bytes,
         "cpu_seconds": round(found.chosen.cpu_seconds, 3),
         "memory": found.chosen.memory,
@@ -316,6 +327,8 @@ def _lines(found: PullPlan) -> Iterator[str]:
     total = found.total
     yield f"  {'together:':17}{human_bytes(total.bytes):>10} ({total.bytes} bytes)"
     yield f"  {'objects:':17}{found.objects:>10}, {human_bytes(found.object_bytes)}"
+    if found.seeds:
+        yield f"  {'from seeds:':17}{found.seeds:>10}, {human_bytes(found.seed_bytes)}"
     yield f"  {'disk space:':17}{human_bytes(found.disk_bytes):>10}"
     yield f"  {'memory, about:':17}{human_bytes(found.chosen.memory):>10}"
     yield f"  {'packing, about:':17}{found.chosen.cpu_seconds:>8.1f} s of CPU"

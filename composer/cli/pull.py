@@ -115,6 +115,7 @@ def pull(
                 "new_content_bytes": done.new_content_bytes,
                 "delta_bytes": done.delta_bytes,
                 "object_bytes": done.object_bytes,
+                "seeds": {"objects": done.seeds, "bytes": done.seed_bytes},
                 "lost": lost_rows(done.lost),
                 "replaced": replaced_rows(done.replaced),
             }
@@ -129,6 +130,8 @@ def pull(
     for kind, text in KINDS:
         part = done.moved[kind]
         console.result(f"  {text}: {human_bytes(part.bytes)} in {part.requests} requests")
+    if done.seeds:
+        console.result(f"  from seeds: {done.seeds} objects, {human_bytes(done.seed_bytes)}")
 
 
 def _show_replanned(console: Console, what: Replanned, *, as_json: bool) -> None:

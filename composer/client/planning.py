@@ -14,6 +14,7 @@ from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.pull import Found, look, staging_bytes
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
+from composer.client.seed import SeedTrees
 from composer.client.sources import (
     DEFAULT_SOURCES,
     RemotePackages,
@@ -66,8 +67,9 @@ class PullPlan:
     """What a pull would do.  ``set`` is the metadata that planning read, and a pull reads too.
 
     ``alternatives`` are by preference, and "no-deltas"; ``explanation`` is of what was asked.
-    ``lost`` packages, which no mirror has, and ``replaced`` ones, which RPMs made anew serve
-    for, are known where mirrors were probed.
+    ``objects`` and ``object_bytes`` are to be fetched; ``seeds`` and ``seed_bytes`` are of
+    other trees.  ``lost`` packages, which no mirror has, and ``replaced`` ones, which RPMs
+    made anew serve for, are known where mirrors were probed.
     """
 
     ref: str
@@ -86,6 +88,8 @@ class PullPlan:
     explanation: Explanation | None = None
     lost: tuple[LostPackage, ...] = ()
     replaced: tuple[Replaced, ...] = ()
+    seeds: int = 0
+    seed_bytes: int = 0
 
     @property
     def total(self) -> Moved:
@@ -107,13 +111,16 @@ def plan_pull(
 ) -> PullPlan:
     """Plan to bring ``ref`` of ``repo`` to the newest version that ``remote`` has.
 
-    RPMs of this machine cost nothing; ``question`` is a path or a package to explain.  With
-    ``probe`` mirrors are asked whether they have the RPMs, and what is lost is planned
-    anew.  Raises what a pull raises when it reads the set, PackagesLost, and NotFound for a
-    question about what the commit has not.
+    RPMs of this machine cost nothing, nor do files of seeds; ``question`` is a path or a
+    package to explain. With ``probe`` mirrors are asked whether they have the RPMs, and what
+    is lost is planned anew. Raises what a pull raises when it reads the set, PackagesLost, and
+    NotFound for a question about what the commit has not.
     """
     traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
-    with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
+    with (
+        closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher,
+        SeedTrees(sources.seeds, report) as seeds,
+    ):
         found = look(
             fetcher,
             remote,
@@ -121,6 +128,7 @@ def plan_pull(
             repo,
             choices=choices,
             at_hand=cache.find,
+            seed=seeds if sources.seeds else None,
             report=report,
             read_only=True,
         )
@@ -155,10 +163,12 @@ def plan_pull(
         packages=len(plan.packages),
         objects=sum(wanted.missing),
         object_bytes=plan.object_bytes,
-        disk_bytes=plan.disk_bytes + staging_bytes(plan),
+        disk_bytes=plan.disk_bytes + staging_bytes(plan) + wanted.seeds.disk_bytes,
         alternatives={name: amounts(other) for name, other in others.items() if other},
         explanation=explained,
         lost=tuple(lost),
+        seeds=len(wanted.seeds.places),
+        seed_bytes=wanted.seeds.object_bytes,
         replaced=tuple(kept.replaced[ref] for ref in sorted(kept.replaced, key=_name)),
     )
 

@@ -16,6 +16,7 @@ from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.descriptions import Descriptions
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
+from composer.client.seed import SeedTrees
 from composer.client.sources import (
     DEFAULT_SOURCES,
     RemotePackages,
@@ -35,6 +36,7 @@ from composer.jigdo.plan import Plan
 from composer.jigdo.pointer import PointerEntry, UpdatePlace
 from composer.jigdo.reader import CommitFrame, JigdoSet
 from composer.jigdo.reassemble import check_space, check_storable, reassemble
+from composer.jigdo.seeding import Seed, SeedPlan
 from composer.jigdo.tree import tree_frames
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
@@ -76,6 +78,8 @@ class PullResult:
     object_bytes: int
     lost: tuple[LostPackage, ...] = ()
     replaced: tuple[Replaced, ...] = ()
+    seeds: int = 0
+    seed_bytes: int = 0
 
 
 def pull(
@@ -91,7 +95,8 @@ def pull(
 ) -> PullResult:
     """Bring ``ref`` of ``repo`` to the newest version that ``remote`` has.
 
-    RPMs of this machine are used instead of the mirrors'.  An RPM that was signed or
+    RPMs of this machine are used instead of the mirrors', and files of seeds instead of
+    RPMs.  An RPM that was signed or
     compressed anew since the set was built serves as well, for its contents are proven one
     by one.  When packages are lost, what they have comes another way, and ``replanned``
     is told.
@@ -102,13 +107,26 @@ def pull(
     the old one and the repository whole.
     """
     traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
-    with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
-        found = look(fetcher, remote, ref, repo, choices=choices, at_hand=cache.find, report=report)
+    with (
+        closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher,
+        SeedTrees(sources.seeds, report) as seeds,
+    ):
+        found = look(
+            fetcher,
+            remote,
+            ref,
+            repo,
+            choices=choices,
+            at_hand=cache.find,
+            seed=seeds if sources.seeds else None,
+            report=report,
+        )
         if found.set is None:
             return _result(found, traffic)
         jigdo, wanted = found.set
         check_storable(repo, wanted.headers)
-        check_space(repo, wanted.plan, staging_bytes=staging_bytes(wanted.plan))
+        beside = staging_bytes(wanted.plan) + wanted.seeds.disk_bytes
+        check_space(repo, wanted.plan, staging_bytes=beside)
         packages = package_directory(repo)
         holds = bytes_held(jigdo, wanted)
         source = RemotePackages(remote, packages, cache, traffic, sources, holds, report)
@@ -151,6 +169,7 @@ def look(
     *,
     choices: Choices,
     at_hand: AtHand,
+    seed: Seed | None,
     report: Report = silent,
     read_only: bool = False,
 ) -> Found:
@@ -174,6 +193,7 @@ def look(
         check=check,
         choices=choices,
         at_hand=at_hand,
+        seed=seed,
         read_only=read_only,
     )
     return Found(entry, previous, (jigdo, wanted))
@@ -191,6 +211,7 @@ def _result(
     lost: Sequence[LostPackage] = (),
     replaced: tuple[Replaced, ...] = (),
 ) -> PullResult:
+    seeds = found.set[1].seeds if found.set else SeedPlan()
     kinds = sorted({row.kind for row in traffic.rows()} | {"rpm", "set", "new", "delta"})
     entry = found.entry
     return PullResult(
@@ -206,6 +227,8 @@ def _result(
         object_bytes=plans[0].object_bytes if plans else 0,
         lost=tuple(lost),
         replaced=replaced,
+        seeds=len(seeds.places.keys() - seeds.failed),
+        seed_bytes=sum(seeds.sought[n].size for n in seeds.places.keys() - seeds.failed),
     )
 
 

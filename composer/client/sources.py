@@ -41,13 +41,14 @@ _MOST_TRIED = 4
 class Sources:
     """What the user says of sources, beside the remote.
 
-    ``rpm_caches`` are directories, ``archives`` URLs or templates that follow the remote's;
-    ``strict_pkgid`` refuses RPMs that were made anew.
+    ``rpm_caches`` are directories, ``seeds`` root directories of trees, ``archives`` URLs or
+    templates that follow the remote's; ``strict_pkgid`` refuses RPMs that were made anew.
     """
 
     rpm_caches: Sequence[Path] = ()
     archives: Sequence[str] = ()
     strict_pkgid: bool = False
+    seeds: Sequence[Path] = ()
 
 
 DEFAULT_SOURCES = Sources()

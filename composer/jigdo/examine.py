@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
 
@@ -21,6 +21,7 @@ from composer.jigdo.lost import MOST_NAMED, LostPackage, nothing_left
 from composer.jigdo.manifest import Contents, Map
 from composer.jigdo.plan import Plan, Price, make_plan, unexplained
 from composer.jigdo.reader import CommitFrame, JigdoSet
+from composer.jigdo.seeding import Seed, SeedPlan, seek
 from composer.jigdo.tree import Ordinals, paths_of, tree_frames, walk
 from composer.ostree.objects import Header
 from composer.ostree.repo import Repository
@@ -76,11 +77,12 @@ class Wanted:
     plan: Plan
     deltas: Deltas | None
     again: PlanAgain
-    missing: bytearray  # a byte per ordinal: 1 for what is not here
+    missing: bytearray  # a byte per ordinal: 1 for what is neither here nor in a seed
     maps: Mapping[int, Map]  # those that were read
     usable: Callable[[DeltaContent], bool]  # whether this client can make a content of the table
     # What another preference, or no deltas, would fetch; None where that is not everything.
     replan: Callable[[Prefer | None], Plan | None]
+    seeds: SeedPlan = field(default_factory=SeedPlan)  # what other trees have
 
 
 AtHand = Callable[[Sequence[PackageRef]], Collection[ContentDigest]]
@@ -99,13 +101,15 @@ def examine(
     choices: Choices = DEFAULT_CHOICES,
     read_only: bool = False,
     at_hand: AtHand = lambda packages: (),
+    seed: Seed | None = None,
 ) -> Wanted:
     """Read what is needed to plan: commit, tree, maps.  ``check`` is called before the tree moves.
 
     ``base`` is a complete commit in ``repo``, whose objects save most of the reading;
     it only saves: what is here is always found by looking.  What an interrupted run staged
     is landed, or with ``read_only`` taken as if it had.  ``at_hand`` is asked once for
-    the packages whose RPMs are on this machine, and the plan takes them for nothing.
+    the packages whose RPMs are on this machine, and the plan takes them for nothing.  What
+    ``seed`` has is not planned for.
     """
     start, dirmetas, headers, table = jigdo.read_start()
     check(start)
@@ -114,12 +118,18 @@ def examine(
     dirtrees, ordinals = _read_tree(jigdo, repo, start, base)
     contents = jigdo.contents(table, objects=len(ordinals), headers=headers)
     missing = _missing(repo, ordinals, staged=read_only)
-    deltas = _read_deltas(jigdo, repo, base, missing, headers)
     maps = _read_maps(jigdo, repo, base, missing, contents, headers)
 
     def dirtree(checksum: ObjectChecksum) -> bytes:
         known = dirtrees.get(checksum)
         return known if known is not None else repo.metadata("dirtree", checksum)
+
+    seeds = SeedPlan()
+    if seed is not None and any(missing):
+        said, root = (jigdo.head, maps, contents, headers), start.commit.tree
+        seeds = seek(seed, *said, ordinals, missing, root, dirtree)
+    missing = seeds.left(missing)
+    deltas = _read_deltas(jigdo, repo, base, missing, headers)
 
     def name(objects: Collection[ObjectChecksum]) -> list[str]:
         return [*islice(paths_of(start.commit.tree, dirtree, objects), MOST_NAMED)]
@@ -132,7 +142,7 @@ def examine(
         missing,
         choices,
         at_hand,
-        look=lambda: _missing(repo, ordinals, staged=read_only),
+        look=lambda: seeds.left(_missing(repo, ordinals, staged=read_only)),
         read=lambda numbers: jigdo.maps(numbers, objects=len(ordinals), headers=headers),
         name=lambda found: name({ordinals.checksums[ordinal] for ordinal in found}),
     )
@@ -152,6 +162,7 @@ def examine(
         maps,
         planner.can_make,
         planner.plan,
+        seeds,
     )
 
 

@@ -18,7 +18,8 @@ from composer.jigdo.cover import Source, bundles, cover
 from composer.jigdo.delta.table import DeltaContent, DeltaTable
 from composer.jigdo.manifest import Contents, Head, Map
 
-_BLOCK = 4096
+BLOCK = 4096
+"""Bytes of disk that files are counted in."""
 
 Price = Callable[[DeltaContent], int | None]
 """What making a content costs, as bytes would; None: more than any other way does."""
@@ -145,7 +146,7 @@ def make_plan(
         new_bytes=sum(frame.size for frame in new.frames),
         delta_bytes=sum(frame.size for frame in deltas.frames),
         object_bytes=sum(sizes),
-        disk_bytes=sum(-(-size // _BLOCK) * _BLOCK for size in sizes),
+        disk_bytes=sum(-(-size // BLOCK) * BLOCK for size in sizes),
     )
 
 

@@ -32,6 +32,7 @@ from composer.jigdo.plan import (
     Plan,
 )
 from composer.jigdo.reader import CommitFrame, JigdoSet
+from composer.jigdo.seeding import import_seeds
 from composer.ostree.objects import Header, parse_dirtree
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
@@ -123,17 +124,20 @@ def reassemble(
 ) -> tuple[Plan, ...]:
     """Fetch and write all that ``wanted`` lists, prove the commit whole, then set ``ref``.
 
-    What comes to nothing on the way (a delta that makes something else here, packages
-    that are lost) is planned anew, for as long as there is another way; ``replanned`` is
-    told.  Returns the plans that were carried out.  Raises VerificationFailed (and its
-    kin) for content that is not what the commit says, PackagesLost when there is no other
-    way; the repository then has more objects but the same refs as before.
+    What comes to nothing on the way (a delta that makes something else here, packages that are
+    lost, files of seeds that have changed) is planned anew, for as long as there is another
+    way; ``replanned`` is told. Returns the plans that were carried out. Raises
+    VerificationFailed (and its kin) for content that is not what the commit says, PackagesLost
+    when there is no other way; the repository then has more objects but the same refs as
+    before.
     """
     check_storable(repo, wanted.headers)
     plans = [wanted.plan]
     with _Batches(repo) as batches:
         work = _Work(jigdo, wanted, repo, batches, report, workers)
-        while not (outcome := work.carry_out(plans[-1], source, choices)).is_complete:
+        changed = work.take_seeds()
+        while not (outcome := work.carry_out(plans[-1], source, choices)).is_complete or changed:
+            changed = False
             plan = wanted.again(outcome.useless, outcome.lost)
             check_space(repo, plan)
             replanned(plan, outcome.lost)
@@ -183,9 +187,13 @@ class _Counter:
     def __init__(self, report: Report) -> None:
         self._report, self._done, self._total = report, 0, 0
 
-    def expect(self, plan: Plan) -> None:
-        """Count what another plan is to bring."""
-        self._total = self._done + plan.object_bytes
+    def expect(self, *sizes: int) -> None:
+        """Count what is to come."""
+        self._total = self._done + sum(sizes)
+
+    def seed(self, size: int) -> None:
+        self._done += size
+        self._report(Step("import", self._done, self._total, "bytes", "seeds"))
 
     def package(self, name: str, size: int) -> None:
         self._done += size
@@ -234,9 +242,23 @@ class _Work:
         self._importer = Importer(repo, wanted)
         self._counter = _Counter(report)
 
+    def take_seeds(self) -> bool:
+        """Bring what other trees have; tells whether some of it has changed there."""
+        wanted = self._wanted
+        self._counter.expect(wanted.seeds.object_bytes, wanted.plan.object_bytes)
+
+        def made(size: int) -> None:
+            self._counter.seed(size)
+            if self._batches.wrote(size):
+                self._batches.land()
+
+        import_seeds(self._repo, wanted.headers, wanted.seeds, made)
+        self._batches.land()
+        return bool(wanted.seeds.failed)
+
     def carry_out(self, plan: Plan, source: PackageSource, choices: Choices) -> _Outcome:
         """Bring everything in ``plan`` that can be had; what was brought has landed."""
-        self._counter.expect(plan)
+        self._counter.expect(plan.object_bytes)
         useless = self._make(plan.deltas, choices)
         lost, refused = self._import_packages(plan, source)
         self._importer.add_new(self._jigdo, plan.new, self._counter.new)
