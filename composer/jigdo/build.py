@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,6 +51,7 @@ from composer.ostree.digests import ContentInfo, DigestCache
 from composer.ostree.objects import Commit, Header
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
+from composer.rpm.beginnings import read_beginnings
 from composer.rpm.package import PackageRef
 from composer.rpm.payload import FileList, opened_payload
 
@@ -169,7 +171,7 @@ def build_set(
         with ThreadPoolExecutor(workers) as pool:
             _add_all(writer, Kind.TREE, tree.frames, pool)
             writer.add(Kind.HEADERS, dump_headers(headers))
-            maps = _map_frames(packages, entries, infos, headers)
+            maps = _map_frames(packages, entries, infos, headers, pool)
             _add_all(writer, Kind.MAP, maps, pool)
             writer.add(Kind.CONTENTS, dump_contents(contents))
             checksums = (tree.ordinals.checksums[ordinal] for ordinal in shipped.order)
@@ -308,11 +310,16 @@ def _map_frames(
     entries: Sequence[Sequence[tuple[int, int]]],
     infos: Sequence[ContentInfo],
     headers: Sequence[Header],
+    pool: ThreadPoolExecutor,
 ) -> Iterator[bytes]:
     header_ids = {header: number for number, header in enumerate(headers)}
-    for package, pairs in zip(packages, entries, strict=True):
+
+    def frame(package: LocalPackage, pairs: Sequence[tuple[int, int]]) -> bytes:
         rows = ((i, o, header_ids[infos[o].header], infos[o].size) for i, o in pairs)
-        yield dump_map(make_map(package.ref.pkgid, rows))
+        beginnings = partial(read_beginnings, package.path)
+        return dump_map(make_map(package.ref.pkgid, rows, beginnings))
+
+    return pool.map(frame, packages, entries)
 
 
 def _totals(

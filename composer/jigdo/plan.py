@@ -17,6 +17,7 @@ from composer.jigdo.container import Frame, Index, Kind
 from composer.jigdo.cover import Source, bundles, cover
 from composer.jigdo.delta.table import DeltaContent, DeltaTable
 from composer.jigdo.manifest import Contents, Head, Map
+from composer.rpm.beginnings import Beginning
 
 BLOCK = 4096
 """Bytes of disk that files are counted in."""
@@ -30,7 +31,7 @@ class PackagePlan:
     """What to take out of one package: rows of its map, in order of the file index.
 
     ``number`` is the package's position in the head; ``transfer`` what its RPM costs,
-    nothing where it is here already.
+    nothing where it is here already; ``beginning`` is what suffices of it, None for all.
     """
 
     number: int
@@ -39,6 +40,7 @@ class PackagePlan:
     headers: array[int]
     sizes: array[int]
     transfer: int
+    beginning: Beginning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,10 @@ def make_plan(
     costs it beside the patch.  ``here`` has the numbers of packages whose RPMs need not be
     moved.  Every missing object must be explained.
     """
-    costs = {n: 0 if n in here else head.packages[n].ref.size for n in maps}
+    costs = {
+        n: 0 if n in here else package_bytes(head, n, mapping, missing)
+        for n, mapping in maps.items()
+    }
     plain = [*_new_offers(index, missing, contents), *_package_offers(costs, missing, maps)]
     chosen = _choose(index, plain, _makes(missing, table, usable, price))
     left = bytearray(missing)
@@ -131,7 +136,8 @@ def make_plan(
     for offer in chosen:
         if offer.kind is _Kind.PACKAGE:
             number = offer.numbers[0]
-            package = _take(number, maps[number], left, costs[number])
+            whole = 0 if number in here else head.packages[number].ref.size
+            package = _take(number, maps[number], left, whole)
             if package.files:
                 packages.append(package)
     sizes = [size for package in packages for size in package.sizes]
@@ -295,13 +301,25 @@ def _frame_offers(
         yield _Offer(kind, numbers, Source(sum(index[n].size for n in numbers), ordinals))
 
 
-def _take(number: int, mapping: Map, left: bytearray, transfer: int) -> PackagePlan:
-    """Take from ``mapping`` the rows of objects that are still ``left``, and mark them."""
+def package_bytes(head: Head, number: int, mapping: Map, missing: bytearray) -> int:
+    """Return what it costs to fetch all missing objects of a package from its RPM."""
+    last = next((n for n, o in enumerate(reversed(mapping.ordinals)) if missing[o]), None)
+    beginning = None if last is None else mapping.beginning(len(mapping) - last)
+    return beginning.size if beginning else head.packages[number].ref.size
+
+
+def _take(number: int, mapping: Map, left: bytearray, whole: int) -> PackagePlan:
+    """Take from ``mapping`` the rows of objects that are still ``left``, and mark them.
+
+    ``whole`` is what the whole RPM costs.
+    """
     rows = []
     for row, ordinal in enumerate(mapping.ordinals):
         if left[ordinal]:
             left[ordinal] = 0
             rows.append(row)
+
+    beginning = mapping.beginning(rows[-1] + 1) if rows and whole else None
 
     def column(values: Sequence[int]) -> array[int]:
         return array("q", (values[row] for row in rows))
@@ -312,7 +330,8 @@ def _take(number: int, mapping: Map, left: bytearray, transfer: int) -> PackageP
         column(mapping.ordinals),
         column(mapping.headers),
         column(mapping.sizes),
-        transfer,
+        beginning.size if beginning else whole,
+        beginning,
     )
 
 

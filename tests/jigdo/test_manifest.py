@@ -322,6 +322,7 @@ def test_map_has_the_known_bytes() -> None:
         + b"\x00\x0c\x03\x0b"  # ordinals: 0, +6, -2, -6
         + b"\x01\x01\x02\x00"
         + b"\x05\x05\x09\x00"
+        + b"\x00"  # no beginnings
     )
 
 
@@ -333,7 +334,7 @@ def test_map_survives() -> None:
 
 def test_empty_map_survives() -> None:
     mapping = make_map(PKGID, [])
-    assert dump_map(mapping) == bytes(range(32)) + b"\0"
+    assert dump_map(mapping) == bytes(range(32)) + b"\0\0"
     assert parse_map(dump_map(mapping), objects=0, headers=()) == mapping
 
 
