@@ -36,6 +36,7 @@ from composer.net.location import Mirrors
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.progress import Report, silent
+from composer.rpm.beginnings import Beginning
 from composer.rpm.package import PackageRef
 
 # What the program takes before it does anything: the interpreter, libostree, librpm.
@@ -184,8 +185,12 @@ def _probed(
     plan, lost = wanted.plan, list[LostPackage]()
     asked: set[PackageRef] = set()
     while True:
-        fetched = [jigdo.head.packages[p.number].ref for p in plan.packages if p.transfer]
-        unknown = [ref for ref in fetched if ref not in asked and kept.left(ref)]
+        fetched = [
+            (jigdo.head.packages[package.number].ref, package.beginning)
+            for package in plan.packages
+            if package.transfer
+        ]
+        unknown = [ref for ref, part in fetched if ref not in asked and kept.left(ref, part)]
         asked.update(unknown)
         found, gone = source.probe(unknown)
         for item in found:
@@ -214,23 +219,26 @@ class _Kept:
         self._left: dict[ContentDigest, int] = {}
         self.replaced: dict[PackageRef, Replaced] = {}
 
-    def left(self, ref: PackageRef) -> int:
-        """Return how many bytes of an RPM, or what replaces it, are still to come."""
+    def left(self, ref: PackageRef, beginning: Beginning | None) -> int:
+        """Return how many bytes of an RPM, its beginning, or what replaces it, are to come."""
         if instead := self.replaced.get(ref):
             return instead.size
-        if ref.pkgid not in self._left:
-            self._left[ref.pkgid] = self._look(ref)
-        return self._left[ref.pkgid]
+        digest, size = ref.pkgid, ref.size
+        if beginning is not None:
+            digest, size = beginning.digest, beginning.size
+        if digest not in self._left:
+            self._left[digest] = self._look(digest, size)
+        return self._left[digest]
 
-    def _look(self, ref: PackageRef) -> int:
-        whole = self._directory / f"{ref.pkgid}.rpm"
-        if whole.is_file() and whole.stat().st_size == ref.size:
+    def _look(self, digest: ContentDigest, wanted: int) -> int:
+        whole = self._directory / f"{digest}.rpm"
+        if whole.is_file() and whole.stat().st_size == wanted:
             with whole.open("rb") as stream:
-                if ContentDigest.of_stream(stream) == ref.pkgid:
+                if ContentDigest.of_stream(stream) == digest:
                     return 0
         part = whole.with_name(whole.name + ".part")
         size = part.stat().st_size if part.is_file() else 0
-        return ref.size - size if size <= ref.size else ref.size
+        return wanted - size if size <= wanted else wanted
 
 
 def _amounts(jigdo: JigdoSet, wanted: Wanted, plan: Plan, kept: _Kept, workers: int) -> Amounts:

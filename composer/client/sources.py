@@ -8,7 +8,7 @@ last is another file: it is taken within a declared size, and its contents are p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +31,7 @@ from composer.net.repository import locate_packages
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.progress import Report, silent
+from composer.rpm.beginnings import NO_BEGINNINGS, Beginning
 from composer.rpm.package import PackageRef, retained_location
 
 # So many files of one name are tried for one package.
@@ -124,19 +125,28 @@ class RemotePackages:
         self._notes: dict[ContentDigest, list[ComposerError]] = {}
         self._lists: dict[tuple[str, ...], _Listed] = {}
         self._replaced: list[Wanted] = []
+        self._whole: set[ContentDigest] = set()
 
     def replaced(self) -> tuple[Replaced, ...]:
         """List the packages that were imported from RPMs of their name, made anew."""
         items = sorted(self._replaced, key=lambda item: str(item.package.nevra))
         return tuple(replaced(item) for item in items)
 
-    def fetch(self, packages: Sequence[PackageRef]) -> Arriving:
-        """Yield packages as they arrive, each complete and of its pkgid, or of its name."""
+    def fetch(
+        self,
+        packages: Sequence[PackageRef],
+        beginnings: Mapping[ContentDigest, Beginning] = NO_BEGINNINGS,
+    ) -> Arriving:
+        """Yield packages as they arrive, each complete and of its pkgid, or of its name.
+
+        Of those in ``beginnings`` only so much is fetched, and proven, until it is refused.
+        """
         here = [(package, path) for package in packages if (path := self._cache.get(package))]
         yield from here
         found = {package.pkgid for package, _ in here}
         lost: list[LostPackage] = []
-        arriving = self._arriving([p for p in packages if p.pkgid not in found], lost)
+        rest = [package for package in packages if package.pkgid not in found]
+        arriving = self._arriving(rest, lost, beginnings)
         with closing(arriving):
             for item in arriving:
                 self._given[item.package.pkgid] = item
@@ -153,6 +163,12 @@ class RemotePackages:
     def refuse(self, package: PackageRef, error: VerificationFailed) -> bool:
         """Take note that what was given has other contents; the RPM of its pkgid cannot have."""
         given = self._given.pop(package.pkgid, None)
+        if given is not None and given.beginning is not None:
+            # It does not suffice for this librpm: the rest is fetched, and the whole proven.
+            self._whole.add(package.pkgid)
+            path = self._path(package)
+            given.destination.rename(path.with_name(path.name + ".part"))
+            return True
         if given is None or given.serves is None:
             return False
         given.destination.unlink(missing_ok=True)
@@ -169,11 +185,16 @@ class RemotePackages:
                 self._replaced.append(given)
 
     def _arriving(
-        self, packages: Iterable[PackageRef], lost: list[LostPackage], *, probe: bool = False
+        self,
+        packages: Iterable[PackageRef],
+        lost: list[LostPackage],
+        beginnings: Mapping[ContentDigest, Beginning] = NO_BEGINNINGS,
+        *,
+        probe: bool = False,
     ) -> Generator[Wanted, None, None]:
         wanted = []
         for package in packages:
-            if item := self._first(package):
+            if item := self._first(package, beginnings.get(package.pkgid)):
                 wanted.append(item)
             else:
                 lost.append(self._lost(package, ()))
@@ -187,12 +208,16 @@ class RemotePackages:
             probe=probe,
         )
 
-    def _first(self, package: PackageRef) -> Wanted | None:
+    def _first(self, package: PackageRef, beginning: Beginning | None) -> Wanted | None:
         """Return what to fetch first: the RPM itself, or the next of its name after a refusal."""
         refused = self._refused.get(package.pkgid)
         if refused is None:
             mirrors = Mirrors.parse(*self._remote.mirrors_for(package.repository))
-            return Wanted(package, self._path(package), mirrors)
+            if beginning is None or package.pkgid in self._whole:
+                return Wanted(package, self._path(package), mirrors)
+            # Named by its own digest: a whole RPM, or another beginning, is no part of it.
+            path = self._directory / f"{beginning.digest}.rpm"
+            return Wanted(package, path, mirrors, beginning=beginning)
         if len(refused) >= _MOST_TRIED:
             return None
         offers = (item for place in self._places() for item in self._listed(place, [package]))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from composer.jigdo.plan import Plan
 from composer.jigdo.reader import JigdoSet, requests
+from composer.rpm.beginnings import Beginning
 from composer.rpm.package import PackageRef
 
 
@@ -18,15 +19,18 @@ class Moved:
     requests: int
 
 
+Left = Callable[[PackageRef, Beginning | None], int]
+
+
 def transfers(
-    jigdo: JigdoSet, plan: Plan, left: Callable[[PackageRef], int] = lambda ref: ref.size
+    jigdo: JigdoSet, plan: Plan, left: Left = lambda ref, beginning: (beginning or ref).size
 ) -> dict[str, Moved]:
     """Return what ``plan`` moves: "rpm", "delta", "new" (content that is in no RPM).
 
-    ``left`` says how many bytes of an RPM are still to come.
+    ``left`` says how many bytes of an RPM, or its beginning, are still to come.
     """
-    fetched = [package.number for package in plan.packages if package.transfer]
-    sizes = [left(jigdo.head.packages[number].ref) for number in fetched]
+    fetched = [package for package in plan.packages if package.transfer]
+    sizes = [left(jigdo.head.packages[one.number].ref, one.beginning) for one in fetched]
     return {
         "rpm": moved(size for size in sizes if size),
         "delta": moved(requests(plan.deltas.frames)),

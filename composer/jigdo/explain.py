@@ -12,7 +12,7 @@ from composer.jigdo.container import Kind
 from composer.jigdo.delta.applying import packing_cost
 from composer.jigdo.examine import Wanted
 from composer.jigdo.lost import LostPackage
-from composer.jigdo.plan import Plan, needed_frames
+from composer.jigdo.plan import Plan, needed_frames, package_bytes
 from composer.jigdo.reader import JigdoSet, requests
 from composer.jigdo.tree import walk
 from composer.ostree.repo import Repository
@@ -152,7 +152,7 @@ def _ways(
             yield Way(
                 "rpm",
                 str(ref.nevra),
-                ref.size,
+                package_bytes(jigdo.head, number, mapping, wanted.missing),
                 0.0,
                 len({ordinal for ordinal in mapping.ordinals if wanted.missing[ordinal]}),
                 not missing.isdisjoint(chosen.get(number, ())),

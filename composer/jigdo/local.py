@@ -13,6 +13,7 @@ from composer.jigdo.reader import JigdoSet
 from composer.jigdo.reassemble import Arriving, check_space, reassemble
 from composer.ostree.repo import Repository
 from composer.progress import Report, silent
+from composer.rpm.beginnings import NO_BEGINNINGS, Beginning
 from composer.rpm.package import PackageRef
 
 
@@ -22,7 +23,11 @@ class LocalPackages:
     def __init__(self, paths: Mapping[ContentDigest, Path]) -> None:
         self._paths = paths
 
-    def fetch(self, packages: Sequence[PackageRef]) -> Arriving:
+    def fetch(
+        self,
+        packages: Sequence[PackageRef],
+        beginnings: Mapping[ContentDigest, Beginning] = NO_BEGINNINGS,
+    ) -> Arriving:
         """Yield every package with its file; raises NotFound naming all that are missing."""
         missing = [package for package in packages if package.pkgid not in self._paths]
         if missing:

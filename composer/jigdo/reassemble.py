@@ -10,7 +10,7 @@ commit that is in the repository is whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
@@ -36,6 +36,7 @@ from composer.jigdo.seeding import import_seeds
 from composer.ostree.objects import Header, parse_dirtree
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
+from composer.rpm.beginnings import Beginning
 from composer.rpm.package import PackageRef
 
 BATCH_BYTES = 64 << 20
@@ -54,8 +55,12 @@ Replanned = Callable[[Plan, Sequence[LostPackage]], object]
 class PackageSource(Protocol):
     """Gives RPM files, each proven to have its pkgid."""
 
-    def fetch(self, packages: Sequence[PackageRef]) -> Arriving:
+    def fetch(
+        self, packages: Sequence[PackageRef], beginnings: Mapping[ContentDigest, Beginning]
+    ) -> Arriving:
         """Yield every package with its file, in any order, as they arrive.
+
+        Of those with a pkgid in ``beginnings``, that much suffices, and may be all that is given.
 
         A file may be removed by the source once the next item is asked for *and*
         :meth:`done` was called for it.  Raises PackagesLost, when all others were
@@ -292,6 +297,8 @@ class _Work:
         """
         numbers = {self._jigdo.head.packages[p.number].ref.pkgid: p for p in plan.packages}
         refs = [self._jigdo.head.packages[p.number].ref for p in plan.packages]
+        plans = zip(refs, plan.packages, strict=True)
+        short = {ref.pkgid: p.beginning for ref, p in plans if p.beginning}
         running: dict[Future[int], PackageRef] = {}
         refused = False
         lost: tuple[LostPackage, ...] = ()
@@ -317,9 +324,12 @@ class _Work:
                     reap(everything=True)
                 self._batches.land()
 
-        with ThreadPoolExecutor(self._workers) as pool, closing(source.fetch(refs)) as arriving:
+        with (
+            ThreadPoolExecutor(self._workers) as pool,
+            closing(source.fetch(refs, short)) as given,
+        ):
             try:
-                for ref, path in arriving:
+                for ref, path in given:
                     job = pool.submit(self._importer.add_package, ref, path, numbers[ref.pkgid])
                     running[job] = ref
                     if len(running) >= self._workers * 2:

@@ -29,6 +29,7 @@ from composer.net.job import FetchFailed, Job, Unreachable
 from composer.net.location import Mirrors
 from composer.net.traffic import Traffic
 from composer.progress import Report, Step, silent
+from composer.rpm.beginnings import Beginning
 from composer.rpm.package import PackageRef
 from composer.system.files import explained
 
@@ -46,13 +47,25 @@ _Ended: TypeAlias = "queue.SimpleQueue[Job | BaseException | None]"
 class Wanted:
     """An RPM to fetch: which one, under what name to keep it, who may have it.
 
-    ``serves`` is the package that it is fetched for, where it is not that one itself.
+    ``serves`` is the package that it is fetched for, where it is not that one itself;
+    ``beginning`` is what is wanted of it, None for the whole.
     """
 
     ref: PackageRef
     destination: Path
     mirrors: Mirrors
     serves: PackageRef | None = None
+    beginning: Beginning | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes to fetch."""
+        return self.beginning.size if self.beginning else self.ref.size
+
+    @property
+    def digest(self) -> ContentDigest:
+        """Digest of these bytes."""
+        return self.beginning.digest if self.beginning else self.ref.pkgid
 
     @property
     def package(self) -> PackageRef:
@@ -177,7 +190,7 @@ class _Courier:
 
     def _job(self, sink: _PackageFile | _Probe) -> Job:
         item = sink.item
-        span = Span(0, item.ref.size, whole=True)
+        span = Span(0, item.size, whole=item.beginning is None)
         if self._probe:  # the last byte: a file of another size is told by that, too
             span = Span(max(item.ref.size - 1, 0), 1, whole=True)
         return Job(str(item.ref.nevra), item.ref.location, item.mirrors, self._kind, span, sink)
@@ -201,7 +214,7 @@ class _Courier:
             return True
 
     def _arriving(self, ended: _Ended, sinks: Sequence[_PackageFile | _Probe]) -> Iterator[Job]:
-        total = sum(sink.item.ref.size for sink in sinks)
+        total = sum(sink.item.size for sink in sinks)
         name = ""
         while True:
             done = sum(sink.size for sink in sinks)
@@ -281,7 +294,7 @@ class _PackageFile:
         """Take the digest of what is there; False when it is longer than the RPM."""
         self._digest, self.size = hashlib.sha256(), 0
         with path.open("rb") as stream:
-            if os.fstat(stream.fileno()).st_size > self.item.ref.size:
+            if os.fstat(stream.fileno()).st_size > self.item.size:
                 return False
             while piece := stream.read(_CHUNK):
                 self._digest.update(piece)
@@ -289,7 +302,7 @@ class _PackageFile:
         return True
 
     def _right(self) -> bool:
-        return self._digest.digest() == self.item.ref.pkgid
+        return self._digest.digest() == self.item.digest
 
     def write(self, piece: bytes | memoryview) -> None:
         self._digest.update(piece)
@@ -304,7 +317,7 @@ class _PackageFile:
         if not self._right():
             raise ChecksumMismatch(
                 what=str(self.item.ref.nevra),
-                expected=str(self.item.ref.pkgid),
+                expected=str(self.item.digest),
                 actual=self._digest.hexdigest(),
                 source=source,
             )

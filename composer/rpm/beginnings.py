@@ -7,9 +7,10 @@ it.  A digest takes place, so there are a few to choose from and not one per fil
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from composer.checksum import ContentDigest
 from composer.rpm.payload import read_ends
@@ -30,6 +31,10 @@ class Beginning:
     size: int
     entries: int
     digest: ContentDigest
+
+
+NO_BEGINNINGS: Mapping[ContentDigest, Beginning] = MappingProxyType({})
+"""For whole packages."""
 
 
 def read_beginnings(path: Path, files: Sequence[int]) -> tuple[Beginning, ...]:

@@ -28,6 +28,7 @@ from composer.jigdo.reassemble import Arriving, reassemble
 from composer.ostree.digests import DigestCache
 from composer.ostree.objects import Header
 from composer.ostree.repo import Repository
+from composer.rpm.beginnings import NO_BEGINNINGS, Beginning
 from composer.rpm.package import PackageRef, read_ref
 
 REF = "test/x86_64/os"
@@ -115,7 +116,11 @@ class Packages:
         self.given: list[str] = []
         self.finished: list[str] = []
 
-    def fetch(self, packages: Sequence[PackageRef]) -> Arriving:
+    def fetch(
+        self,
+        packages: Sequence[PackageRef],
+        beginnings: Mapping[ContentDigest, Beginning] = NO_BEGINNINGS,
+    ) -> Arriving:
         lost = []
         for package in packages:
             if len(self.given) == self._fail_after:
