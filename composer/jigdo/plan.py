@@ -132,14 +132,15 @@ def make_plan(
     left = bytearray(missing)
     deltas = _take_deltas(index, table, chosen, left)
     new = _take_new(index, contents, chosen, left)
+    numbers = [offer.numbers[0] for offer in chosen if offer.kind is _Kind.PACKAGE]
     packages = []
-    for offer in chosen:
-        if offer.kind is _Kind.PACKAGE:
-            number = offer.numbers[0]
-            whole = 0 if number in here else head.packages[number].ref.size
-            package = _take(number, maps[number], left, whole)
-            if package.files:
-                packages.append(package)
+    # What comes whole anyway gives all it has, so that less of the others may do.
+    for number in sorted(numbers, key=lambda n: (bool(maps[n].beginnings) and n not in here, n)):
+        whole = 0 if number in here else head.packages[number].ref.size
+        package = _take(number, maps[number], left, whole)
+        if package.files:
+            packages.append(package)
+    packages.sort(key=lambda package: package.number)
     sizes = [size for package in packages for size in package.sizes]
     sizes += [contents.size(contents.contents[row]) for row in new.rows]
     if table is not None:
