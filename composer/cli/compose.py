@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from composer.cli.config import cachedir_option, delta_options
+from composer.cli.config import cachedir_option, delta_options, keeping_options
 from composer.cli.console import Console, human_bytes, json_option, plain
 from composer.errors import UsageError
 
 if TYPE_CHECKING:
     from composer.compose.pipeline import ComposeRequest, ComposeResult
-    from composer.mirror.making import DeltaChoice, MadeSet
+    from composer.mirror.making import DeltaChoice, Keeping, MadeSet
     from composer.progress import Report
     from composer.rpm.changes import Changes
 
@@ -121,6 +121,7 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
     help="How much they may write, beside what packages hold.",
 )
 @delta_options
+@keeping_options
 @json_option
 @click.pass_obj
 def compose(
@@ -130,6 +131,7 @@ def compose(
     rpm_repo: Path | None,
     sbom: Path | None,
     deltas: DeltaChoice,
+    keeping: Keeping,
     cachedir: Path,
     repositories: tuple[str, ...],
     basearch: str,
@@ -194,7 +196,7 @@ def compose(
             result = pipeline.compose(request, report, console.warn)
             made = None
             if rpm_repo:
-                made = _publish(result, request, rpm_repo, gpg_homedir, deltas, report)
+                made = _publish(result, request, rpm_repo, gpg_homedir, deltas, keeping, report)
             sboms = _write_sboms(result, repo, made, sbom, report)
     except NotReproducible as error:
         if as_json:
@@ -252,6 +254,7 @@ def _publish(
     rpm_repo: Path,
     gpg_homedir: Path | None,
     deltas: DeltaChoice,
+    keeping: Keeping,
     report: Report,
 ) -> MadeSet | None:
     from composer.jigdo.build import LocalPackage
@@ -271,6 +274,7 @@ def _publish(
         gpg_key=result.signing.key if result.signing else "",
         gpg_homedir=gpg_homedir,
         deltas=deltas,
+        keeping=keeping,
     )
     packages = [LocalPackage(package.ref, package.path) for package in result.packages]
     return make_set(Repository.open(request.repo), packages, wanted, report)

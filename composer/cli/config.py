@@ -85,6 +85,40 @@ _DELTA_OPTIONS = (
     ),
 )
 
+
+def keeping_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that keep packages for clients; the command gets ``keeping`` of them."""
+
+    @wraps(command)
+    def with_keeping(
+        *args: object, retain: tuple[str, ...], full: tuple[str, ...], **others: object
+    ) -> None:
+        from composer.mirror.making import Keeping
+
+        command(*args, keeping=Keeping(retain, full), **others)
+
+    wrapped: Callable[..., None] = with_keeping
+    for option in reversed(_KEEPING_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+_KEEPING_OPTIONS = (
+    click.option(
+        "--retain",
+        multiple=True,
+        metavar="PACKAGE",
+        help="Keep this RPM (a name, a NEVRA or `all`) in the set's repository, for clients "
+        "whose mirrors have dropped it.  Repeatable.",
+    ),
+    click.option(
+        "--full",
+        multiple=True,
+        metavar="PACKAGE",
+        help="Ship what this package has in the set itself, too.  Repeatable.",
+    ),
+)
+
 cachedir_option = click.option(
     "--cachedir",
     envvar="JIGDO_COMPOSER_CACHE",

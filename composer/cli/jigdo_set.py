@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from composer.cli.config import cachedir_option, delta_options
+from composer.cli.config import cachedir_option, delta_options, keeping_options
 from composer.cli.console import Console, human_bytes, json_option, plain
 
 if TYPE_CHECKING:
-    from composer.mirror.making import DeltaChoice
+    from composer.mirror.making import DeltaChoice, Keeping
 
 _MOST_SHOWN = 20
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -40,6 +40,7 @@ def jigdo_set() -> None:
 @click.option("--gpg-sign", default="", metavar="KEYID", help="Sign the RPM of the set.")
 @click.option("--gpg-homedir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @delta_options
+@keeping_options
 @cachedir_option
 @json_option
 @click.pass_obj
@@ -53,6 +54,7 @@ def build(
     gpg_sign: str,
     gpg_homedir: Path | None,
     deltas: DeltaChoice,
+    keeping: Keeping,
     cachedir: Path,
     as_json: bool,
 ) -> None:
@@ -79,6 +81,7 @@ def build(
         gpg_homedir=gpg_homedir,
         cachedir=cachedir,
         deltas=deltas,
+        keeping=keeping,
     )
     with console.progress(as_json=as_json) as report:
         made = make_set(repo, packages, request, report)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,15 @@ import click
 
 from composer.cli.config import config_dir_option
 from composer.cli.console import Console, human_bytes, json_option, plain
+from composer.errors import UsageError
 
 if TYPE_CHECKING:
     from composer.client.planning import Amounts, PullPlan
     from composer.client.remote import Remote
+    from composer.client.sources import Replaced, Sources
     from composer.jigdo.examine import Choices
     from composer.jigdo.explain import Explanation
+    from composer.jigdo.lost import LostPackage
     from composer.ostree.repo import Repository
 
 KINDS = (
@@ -42,13 +46,78 @@ prefer_option = click.option(
     help="What to spare when compressed contents can be made of older ones and packed again: "
     "only bytes; a second of CPU as much as 500 kB; all CPU that can be spared.",
 )
-rpm_cache_option = click.option(
-    "--rpm-cache",
-    "rpm_caches",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Use RPM files in DIR and below instead of fetching them; repeatable.",
+_SOURCE_OPTIONS = (
+    click.option(
+        "--rpm-cache",
+        "rpm_caches",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Use RPM files in DIR and below instead of fetching them; repeatable.",
+    ),
+    click.option(
+        "--seed",
+        "seeds",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Take contents from the files below PATH, the root of a system (/ or a mounted "
+        "image); repeatable.",
+    ),
+    click.option(
+        "--archive",
+        "archives",
+        multiple=True,
+        metavar="URL",
+        help="Ask here, after the remote's own archives, for RPMs that mirrors dropped; as in "
+        "`remote add`.  Repeatable.",
+    ),
+    click.option(
+        "--strict-pkgid",
+        is_flag=True,
+        help="Refuse RPMs that were signed or compressed anew since the set was built.",
+    ),
+)
+
+
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say what to take from where; the command gets ``sources`` of them."""
+
+    @wraps(command)
+    def with_sources(
+        *args: object,
+        rpm_caches: tuple[Path, ...],
+        archives: tuple[str, ...],
+        strict_pkgid: bool,
+        seeds: tuple[Path, ...],
+        **others: object,
+    ) -> None:
+        from composer.client.sources import Sources
+
+        sources = Sources(rpm_caches, parse_archives(archives), strict_pkgid, seeds)
+        command(*args, sources=sources, **others)
+
+    wrapped: Callable[..., None] = with_sources
+    for option in reversed(_SOURCE_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def parse_archives(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Check URLs and templates of archives; an existing directory becomes a URL."""
+    from composer.client.remote import as_url
+    from composer.net.archive import Archive
+
+    try:
+        return tuple(str(Archive.parse(as_url(text))) for text in texts)
+    except ValueError as error:
+        raise UsageError(f"--archive: {error}") from None
+
+
+probe_option = click.option(
+    "--probe",
+    is_flag=True,
+    help="Ask the mirrors whether they have the RPMs, and plan without those that are lost.",
 )
 
 
@@ -58,7 +127,8 @@ rpm_cache_option = click.option(
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
 @max_memory_option
 @prefer_option
-@rpm_cache_option
+@source_options
+@probe_option
 @click.option(
     "--explain",
     "question",
@@ -76,7 +146,8 @@ def plan(
     workers: int,
     max_memory: int,
     prefer: str,
-    rpm_caches: tuple[Path, ...],
+    sources: Sources,
+    probe: bool,
     question: str,
     config_dir: Path | None,
     as_json: bool,
@@ -101,7 +172,8 @@ def plan(
         choices,
         workers=workers,
         question=question,
-        rpm_caches=rpm_caches,
+        sources=sources,
+        probe=probe,
         as_json=as_json,
     )
 
@@ -115,8 +187,9 @@ def show_plan(
     *,
     workers: int,
     as_json: bool,
+    sources: Sources,
+    probe: bool,
     question: str = "",
-    rpm_caches: Sequence[Path] = (),
 ) -> None:
     """Plan a pull and print it."""
     from composer.client.planning import plan_pull
@@ -127,19 +200,20 @@ def show_plan(
             ref,
             repo,
             choices=choices,
-            rpm_caches=rpm_caches,
+            sources=sources,
+            probe=probe,
             report=report,
             workers=workers,
             question=question,
         )
     if as_json:
-        console.json(_document(found))
+        console.json(_document(found, probe=probe))
         return
     for line in _lines(found):
         console.result(plain(line))
 
 
-def _document(found: PullPlan) -> dict[str, Any]:
+def _document(found: PullPlan, *, probe: bool) -> dict[str, Any]:
     document: dict[str, Any] = {
         "ref": found.ref,
         "version": found.version,
@@ -156,14 +230,53 @@ def _document(found: PullPlan) -> dict[str, Any]:
         "packages": found.packages,
         "objects": found.objects,
         "object_bytes": found.object_bytes,
+        "seeds": {"objects": found.seeds, "bytes": found.seed_bytes},
         "disk_bytes": found.disk_bytes,
         "cpu_seconds": round(found.chosen.cpu_seconds, 3),
         "memory": found.chosen.memory,
         "alternatives": {name: _amounts(other) for name, other in found.alternatives.items()},
     }
+    if probe:
+        document["lost"] = lost_rows(found.lost)
+        document["replaced"] = replaced_rows(found.replaced)
     if found.explanation:
         document["explanation"] = _explanation(found.explanation)
     return document
+
+
+def lost_rows(packages: Sequence[LostPackage]) -> list[dict[str, Any]]:
+    """Describe lost packages for ``--json``."""
+    return [
+        {"package": str(lost.ref.nevra), "pkgid": str(lost.ref.pkgid), "reasons": [*lost.reasons]}
+        for lost in packages
+    ]
+
+
+def replaced_rows(packages: Sequence[Replaced]) -> list[dict[str, Any]]:
+    """Describe packages that an RPM made anew serves for, for ``--json``."""
+    return [
+        {
+            "package": str(one.package.nevra),
+            "pkgid": str(one.package.pkgid),
+            "instead": str(one.pkgid),
+            "bytes": one.size,
+            "url": one.url,
+        }
+        for one in packages
+    ]
+
+
+def lost_lines(packages: Sequence[LostPackage]) -> Iterator[str]:
+    """Say which packages are lost, in lines."""
+    for lost in packages:
+        yield f"lost: {lost.reason}; what it has comes another way"
+
+
+def replaced_lines(packages: Sequence[Replaced]) -> Iterator[str]:
+    """Say which packages an RPM made anew serves for, in lines."""
+    for one in packages:
+        size = human_bytes(one.size)
+        yield f"made anew: {one.package.nevra}: the RPM at {one.url} serves, {size}"
 
 
 def _amounts(amounts: Amounts) -> dict[str, Any]:
@@ -205,6 +318,8 @@ def _lines(found: PullPlan) -> Iterator[str]:
         yield f"{found.ref}: already at {found.version} {found.commit}"
         return
     yield f"{found.ref}: {found.version} {found.commit}"
+    yield from lost_lines(found.lost)
+    yield from replaced_lines(found.replaced)
     transfers = {**found.chosen.transfers, "set": found.set}
     for kind, text in KINDS:
         part = transfers[kind]
@@ -212,6 +327,8 @@ def _lines(found: PullPlan) -> Iterator[str]:
     total = found.total
     yield f"  {'together:':17}{human_bytes(total.bytes):>10} ({total.bytes} bytes)"
     yield f"  {'objects:':17}{found.objects:>10}, {human_bytes(found.object_bytes)}"
+    if found.seeds:
+        yield f"  {'from seeds:':17}{found.seeds:>10}, {human_bytes(found.seed_bytes)}"
     yield f"  {'disk space:':17}{human_bytes(found.disk_bytes):>10}"
     yield f"  {'memory, about:':17}{human_bytes(found.chosen.memory):>10}"
     yield f"  {'packing, about:':17}{found.chosen.cpu_seconds:>8.1f} s of CPU"

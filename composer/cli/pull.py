@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from composer.cli.config import config_dir_option
 from composer.cli.console import Console, human_bytes, json_option
-from composer.cli.plan import KINDS, max_memory_option, prefer_option, rpm_cache_option, show_plan
+from composer.cli.console import plain as plain_text
+from composer.cli.plan import (
+    KINDS,
+    lost_lines,
+    lost_rows,
+    max_memory_option,
+    prefer_option,
+    probe_option,
+    replaced_lines,
+    replaced_rows,
+    show_plan,
+    source_options,
+)
+from composer.errors import UsageError
+
+if TYPE_CHECKING:
+    from composer.client.pull import Replanned
+    from composer.client.sources import Sources
 
 
 @click.command()
@@ -16,12 +35,13 @@ from composer.cli.plan import KINDS, max_memory_option, prefer_option, rpm_cache
 @click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
 @max_memory_option
-@rpm_cache_option
+@source_options
 @click.option(
     "--disable-fsync", is_flag=True, help="Do not flush to disk; a power cut may lose the pull."
 )
 @prefer_option
 @click.option("--dry-run", is_flag=True, help="Say what would move, as `plan` does; write nothing.")
+@probe_option
 @config_dir_option
 @json_option
 @click.pass_obj
@@ -31,10 +51,11 @@ def pull(
     repository: Path,
     workers: int,
     max_memory: int,
-    rpm_caches: tuple[Path, ...],
+    sources: Sources,
     disable_fsync: bool,
     prefer: str,
     dry_run: bool,
+    probe: bool,
     config_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -52,6 +73,8 @@ def pull(
     remote = find_remote(name or None, config_dir)
     repo = Repository.open(repository)
     choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
+    if probe and not dry_run:
+        raise UsageError("--probe goes with --dry-run", hint="a pull finds out by itself")
     if dry_run:
         show_plan(
             console,
@@ -59,7 +82,8 @@ def pull(
             plain,
             repo,
             choices,
-            rpm_caches=rpm_caches,
+            sources=sources,
+            probe=probe,
             workers=workers,
             as_json=as_json,
         )
@@ -72,7 +96,8 @@ def pull(
             plain,
             repo,
             choices=choices,
-            rpm_caches=rpm_caches,
+            sources=sources,
+            replanned=lambda what: _show_replanned(console, what, as_json=as_json),
             report=report,
             workers=workers,
         )
@@ -90,6 +115,9 @@ def pull(
                 "new_content_bytes": done.new_content_bytes,
                 "delta_bytes": done.delta_bytes,
                 "object_bytes": done.object_bytes,
+                "seeds": {"objects": done.seeds, "bytes": done.seed_bytes},
+                "lost": lost_rows(done.lost),
+                "replaced": replaced_rows(done.replaced),
             }
         )
         return
@@ -97,6 +125,25 @@ def pull(
         console.result(f"{done.ref}: already at {done.version} {done.commit}")
         return
     console.result(f"{done.ref}: {done.version} {done.commit}")
+    for line in replaced_lines(done.replaced):
+        console.result(plain_text(line))
     for kind, text in KINDS:
         part = done.moved[kind]
         console.result(f"  {text}: {human_bytes(part.bytes)} in {part.requests} requests")
+    if done.seeds:
+        console.result(f"  from seeds: {done.seeds} objects, {human_bytes(done.seed_bytes)}")
+
+
+def _show_replanned(console: Console, what: Replanned, *, as_json: bool) -> None:
+    """Say, on standard error, what came to nothing, and what moves in its stead."""
+    if as_json:
+        parts = {k: {"bytes": m.bytes, "requests": m.requests} for k, m in what.transfers.items()}
+        document = {"phase": "replan", "lost": lost_rows(what.lost), "transfers": parts}
+        console.say(json.dumps(document))
+        return
+    for line in lost_lines(what.lost):
+        console.say(plain_text(line))
+    console.say("planned anew, for what came to nothing here:")
+    names = dict(KINDS)
+    for kind, part in what.transfers.items():
+        console.say(f"  {names[kind]}: {human_bytes(part.bytes)} in {part.requests} requests")

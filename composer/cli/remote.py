@@ -41,6 +41,14 @@ def remote() -> None:
     metavar="ID=URL",
     help="Base URL of another repository that sets name by id.  Repeatable, also for one id.",
 )
+@click.option(
+    "--archive",
+    "archives",
+    multiple=True,
+    metavar="URL",
+    help="Where RPMs are kept that mirrors dropped: a repository, a directory of RPM files, or a "
+    "template with {name}, {version}, {release}, {arch}, {file} and the like.  Repeatable.",
+)
 @click.option("--replace", is_flag=True, help="Write it anew where the name exists.")
 @config_dir_option
 @json_option
@@ -52,6 +60,7 @@ def add(
     keys: tuple[Path, ...],
     trust: Any,
     repositories: tuple[str, ...],
+    archives: tuple[str, ...],
     replace: bool,
     config_dir: Path | None,
     as_json: bool,
@@ -69,6 +78,7 @@ def add(
         keys=keys,
         trust=trust,
         repositories=_by_id(repositories),
+        archives=archives,
         config_dir=config_dir,
         replace=replace,
     )
@@ -124,6 +134,8 @@ def _show(console: Console, remote: Remote) -> None:
     for key, urls in sorted(remote.repositories.items()):
         for url in urls:
             console.result(f"  {key}: {url}")
+    for archive in remote.archives:
+        console.result(f"  archive {archive}")
 
 
 def _document(remote: Remote) -> dict[str, object]:
@@ -133,5 +145,6 @@ def _document(remote: Remote) -> dict[str, object]:
         "fingerprints": list(remote.fingerprints),
         "keyring": str(remote.keyring) if remote.keyring else None,
         "urls": list(remote.urls),
+        "archives": list(remote.archives),
         "repositories": {key: list(urls) for key, urls in remote.repositories.items()},
     }

@@ -6,25 +6,37 @@ the pull moves: requests are counted by the function that makes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
-from composer.client.pull import Found, Moved, look, package_directory, staging_bytes
+from composer.client.pull import Found, look, staging_bytes
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
+from composer.client.seed import SeedTrees
+from composer.client.sources import (
+    DEFAULT_SOURCES,
+    RemotePackages,
+    Replaced,
+    Sources,
+    bytes_held,
+    package_directory,
+    replaced,
+)
+from composer.client.transfers import Moved, Transfers, together, transfers
 from composer.jigdo.delta.applying import packing_cost
 from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Prefer, Wanted
 from composer.jigdo.explain import Explanation, explain
+from composer.jigdo.lost import LostPackage
 from composer.jigdo.plan import Plan
-from composer.jigdo.reader import JigdoSet, requests
+from composer.jigdo.reader import JigdoSet
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.progress import Report, silent
+from composer.rpm.beginnings import Beginning
 from composer.rpm.package import PackageRef
 
 # What the program takes before it does anything: the interpreter, libostree, librpm.
@@ -41,7 +53,7 @@ class Amounts:
     are of packing contents again; like ``memory`` (peak, bytes) they are estimates.
     """
 
-    transfers: Mapping[str, Moved]
+    transfers: Transfers
     cpu_seconds: float
     memory: int
 
@@ -56,6 +68,9 @@ class PullPlan:
     """What a pull would do.  ``set`` is the metadata that planning read, and a pull reads too.
 
     ``alternatives`` are by preference, and "no-deltas"; ``explanation`` is of what was asked.
+    ``objects`` and ``object_bytes`` are to be fetched; ``seeds`` and ``seed_bytes`` are of
+    other trees.  ``lost`` packages, which no mirror has, and ``replaced`` ones, which RPMs
+    made anew serve for, are known where mirrors were probed.
     """
 
     ref: str
@@ -72,12 +87,15 @@ class PullPlan:
     disk_bytes: int
     alternatives: Mapping[str, Amounts]
     explanation: Explanation | None = None
+    lost: tuple[LostPackage, ...] = ()
+    replaced: tuple[Replaced, ...] = ()
+    seeds: int = 0
+    seed_bytes: int = 0
 
     @property
     def total(self) -> Moved:
         """Everything that the pull moves, metadata too."""
-        moved = [self.set, *self.chosen.transfers.values()]
-        return Moved(sum(m.bytes for m in moved), sum(m.requests for m in moved))
+        return together([self.set, *self.chosen.transfers.values()])
 
 
 def plan_pull(
@@ -86,19 +104,24 @@ def plan_pull(
     repo: Repository,
     *,
     choices: Choices = DEFAULT_CHOICES,
-    rpm_caches: Sequence[Path] = (),
+    sources: Sources = DEFAULT_SOURCES,
+    probe: bool = False,
     report: Report = silent,
     workers: int = 2,
     question: str = "",
 ) -> PullPlan:
     """Plan to bring ``ref`` of ``repo`` to the newest version that ``remote`` has.
 
-    ``rpm_caches`` are directories whose RPMs cost nothing; ``question`` is a path or a
-    package to explain.  Raises what a pull raises when it
-    reads the set, and NotFound for a question about what the commit has not.
+    RPMs of this machine cost nothing, nor do files of seeds; ``question`` is a path or a
+    package to explain. With ``probe`` mirrors are asked whether they have the RPMs, and what
+    is lost is planned anew. Raises what a pull raises when it reads the set, PackagesLost, and
+    NotFound for a question about what the commit has not.
     """
-    traffic, cache = Traffic(), RpmCache(rpm_caches)
-    with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
+    traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
+    with (
+        closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher,
+        SeedTrees(sources.seeds, report) as seeds,
+    ):
         found = look(
             fetcher,
             remote,
@@ -106,20 +129,29 @@ def plan_pull(
             repo,
             choices=choices,
             at_hand=cache.find,
+            seed=seeds if sources.seeds else None,
             report=report,
             read_only=True,
         )
         read = Moved(traffic.bytes(), traffic.requests())
-    if found.set is None:
-        return _nothing(found, choices.prefer, read)
-    jigdo, wanted = found.set
-    kept = _Kept(repo)
+        if found.set is None:
+            return _nothing(found, choices.prefer, read)
+        jigdo, wanted = found.set
+        kept = _Kept(repo)
+        plan, lost = wanted.plan, list[LostPackage]()
+        if probe:
+            directory, holds = package_directory(repo), bytes_held(jigdo, wanted)
+            source = RemotePackages(remote, directory, cache, Traffic(), sources, holds)
+            plan, lost = _probed(jigdo, wanted, source, kept)
 
     def amounts(plan: Plan) -> Amounts:
         return _amounts(jigdo, wanted, plan, kept, workers)
 
-    others: dict[str, Prefer | None] = {prefer.value: prefer for prefer in Prefer}
-    plan = wanted.plan
+    ways: dict[str, Prefer | None] = {prefer.value: prefer for prefer in Prefer}
+    others = {name: wanted.replan(prefer) for name, prefer in (ways | {"no-deltas": None}).items()}
+    explained = None
+    if question:
+        explained = explain(jigdo, wanted, repo, question, plan=plan, lost=lost)
     return PullPlan(
         ref=found.entry.ref,
         version=found.entry.version,
@@ -132,13 +164,42 @@ def plan_pull(
         packages=len(plan.packages),
         objects=sum(wanted.missing),
         object_bytes=plan.object_bytes,
-        disk_bytes=plan.disk_bytes + staging_bytes(plan),
-        alternatives={
-            name: amounts(wanted.replan(prefer))
-            for name, prefer in {**others, "no-deltas": None}.items()
-        },
-        explanation=explain(jigdo, wanted, repo, question) if question else None,
+        disk_bytes=plan.disk_bytes + staging_bytes(plan) + wanted.seeds.disk_bytes,
+        alternatives={name: amounts(other) for name, other in others.items() if other},
+        explanation=explained,
+        lost=tuple(lost),
+        seeds=len(wanted.seeds.places),
+        seed_bytes=wanted.seeds.object_bytes,
+        replaced=tuple(kept.replaced[ref] for ref in sorted(kept.replaced, key=_name)),
     )
+
+
+def _name(ref: PackageRef) -> str:
+    return str(ref.nevra)
+
+
+def _probed(
+    jigdo: JigdoSet, wanted: Wanted, source: RemotePackages, kept: _Kept
+) -> tuple[Plan, list[LostPackage]]:
+    """Ask for the RPMs of the plan, and plan again for as long as some are lost."""
+    plan, lost = wanted.plan, list[LostPackage]()
+    asked: set[PackageRef] = set()
+    while True:
+        fetched = [
+            (jigdo.head.packages[package.number].ref, package.beginning)
+            for package in plan.packages
+            if package.transfer
+        ]
+        unknown = [ref for ref, part in fetched if ref not in asked and kept.left(ref, part)]
+        asked.update(unknown)
+        found, gone = source.probe(unknown)
+        for item in found:
+            if item.serves is not None:
+                kept.replaced[item.package] = replaced(item)
+        if not gone:
+            return plan, lost
+        lost += gone
+        plan = wanted.again((), gone)
 
 
 def _nothing(found: Found, prefer: Prefer, read: Moved) -> PullPlan:
@@ -156,46 +217,37 @@ class _Kept:
     def __init__(self, repo: Repository) -> None:
         self._directory = package_directory(repo)
         self._left: dict[ContentDigest, int] = {}
+        self.replaced: dict[PackageRef, Replaced] = {}
 
-    def left(self, ref: PackageRef) -> int:
-        """Return how many bytes of an RPM are still to come."""
-        if ref.pkgid not in self._left:
-            self._left[ref.pkgid] = self._look(ref)
-        return self._left[ref.pkgid]
+    def left(self, ref: PackageRef, beginning: Beginning | None) -> int:
+        """Return how many bytes of an RPM, its beginning, or what replaces it, are to come."""
+        if instead := self.replaced.get(ref):
+            return instead.size
+        digest, size = ref.pkgid, ref.size
+        if beginning is not None:
+            digest, size = beginning.digest, beginning.size
+        if digest not in self._left:
+            self._left[digest] = self._look(digest, size)
+        return self._left[digest]
 
-    def _look(self, ref: PackageRef) -> int:
-        whole = self._directory / f"{ref.pkgid}.rpm"
-        if whole.is_file() and whole.stat().st_size == ref.size:
+    def _look(self, digest: ContentDigest, wanted: int) -> int:
+        whole = self._directory / f"{digest}.rpm"
+        if whole.is_file() and whole.stat().st_size == wanted:
             with whole.open("rb") as stream:
-                if ContentDigest.of_stream(stream) == ref.pkgid:
+                if ContentDigest.of_stream(stream) == digest:
                     return 0
         part = whole.with_name(whole.name + ".part")
         size = part.stat().st_size if part.is_file() else 0
-        return ref.size - size if size <= ref.size else ref.size
+        return wanted - size if size <= wanted else wanted
 
 
 def _amounts(jigdo: JigdoSet, wanted: Wanted, plan: Plan, kept: _Kept, workers: int) -> Amounts:
-    fetched = [package.number for package in plan.packages if package.transfer]
-    left = [kept.left(jigdo.head.packages[number].ref) for number in fetched]
     costs = _packing(wanted, plan)
     frames = [*plan.deltas.frames, *plan.new.frames]
     memory = _PROGRAM + sum(sorted((memory for _, memory in costs), reverse=True)[:workers])
     memory += 2 * max((frame.uncompressed for frame in frames), default=0)
     memory += _APPLYING * min(workers, len(plan.deltas.frames))
-    return Amounts(
-        {
-            "rpm": _moved(size for size in left if size),
-            "delta": _moved(requests(plan.deltas.frames)),
-            "new": _moved(requests(plan.new.frames)),
-        },
-        sum(seconds for seconds, _ in costs),
-        memory,
-    )
-
-
-def _moved(sizes: Iterable[int]) -> Moved:
-    every = list(sizes)
-    return Moved(sum(every), len(every))
+    return Amounts(transfers(jigdo, plan, kept.left), sum(seconds for seconds, _ in costs), memory)
 
 
 def _packing(wanted: Wanted, plan: Plan) -> list[tuple[float, int]]:

@@ -8,50 +8,63 @@ objects are found, verified RPMs are kept, partial ones are continued.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.descriptions import Descriptions
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
+from composer.client.seed import SeedTrees
+from composer.client.sources import (
+    DEFAULT_SOURCES,
+    RemotePackages,
+    Replaced,
+    Sources,
+    bytes_held,
+    package_directory,
+)
+from composer.client.transfers import Moved, Transfers, transfers
 from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
 from composer.jigdo.container import MAX_INDEX, Check, Index, Kind
 from composer.jigdo.delta.frames import decompress_update
 from composer.jigdo.description import apply_update, parse_update, split_description
 from composer.jigdo.examine import DEFAULT_CHOICES, AtHand, CheckCommit, Choices, Wanted, examine
+from composer.jigdo.lost import LostPackage
 from composer.jigdo.plan import Plan
 from composer.jigdo.pointer import PointerEntry, UpdatePlace
 from composer.jigdo.reader import CommitFrame, JigdoSet
-from composer.jigdo.reassemble import Arriving, check_space, check_storable, reassemble
+from composer.jigdo.reassemble import check_space, check_storable, reassemble
+from composer.jigdo.seeding import Seed, SeedPlan
 from composer.jigdo.tree import tree_frames
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
-from composer.net.packages import WINDOW, fetch_packages
-from composer.net.packages import Wanted as WantedPackage
-from composer.net.repository import find_entry, locate_packages
+from composer.net.packages import WINDOW
+from composer.net.repository import find_entry
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.ostree.signature import BadSignature, require_signature
 from composer.progress import Report, Step, silent
-from composer.rpm.package import PackageRef
 from composer.system.files import remove_tree
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """Bytes that arrived and requests that were made, for one kind of thing."""
+class Replanned:
+    """Packages that turned out lost during a pull, and what is to move in their stead."""
 
-    bytes: int
-    requests: int
+    lost: tuple[LostPackage, ...]
+    transfers: Transfers
 
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
-    """What a pull did.  ``moved`` is by kind: "rpm", "set" (metadata), "new" (content),
-    "delta"."""
+    """What a pull did.
+
+    ``moved`` is by kind: "rpm", "set" (metadata), "new" (content), "delta"; "rpm-md" where
+    package lists were read.  Bytes are of all plans that were carried out.  ``lost``
+    packages came another way; ``replaced`` ones by RPMs that were made anew.
+    """
 
     ref: str
     version: str
@@ -60,10 +73,13 @@ class PullResult:
     updated: bool
     packages: int
     moved: Mapping[str, Moved]
-    whole_package_bytes: int
     new_content_bytes: int
     delta_bytes: int
     object_bytes: int
+    lost: tuple[LostPackage, ...] = ()
+    replaced: tuple[Replaced, ...] = ()
+    seeds: int = 0
+    seed_bytes: int = 0
 
 
 def pull(
@@ -72,36 +88,68 @@ def pull(
     repo: Repository,
     *,
     choices: Choices = DEFAULT_CHOICES,
-    rpm_caches: Sequence[Path] = (),
+    sources: Sources = DEFAULT_SOURCES,
+    replanned: Callable[[Replanned], object] = lambda what: None,
     report: Report = silent,
     workers: int = 2,
 ) -> PullResult:
     """Bring ``ref`` of ``repo`` to the newest version that ``remote`` has.
 
-    RPMs in the directories ``rpm_caches``, and below, are used instead of the mirrors'.
+    RPMs of this machine are used instead of the mirrors', and files of seeds instead of
+    RPMs.  An RPM that was signed or
+    compressed anew since the set was built serves as well, for its contents are proven one
+    by one.  When packages are lost, what they have comes another way, and ``replanned``
+    is told.
 
-    Raises NotFound when the remote has no such ref or lacks a package,
-    VerificationFailed (with kin) for anything that is not what it must be, and
-    NoSpace before the first large byte moves.  The ref is then the old one and the
-    repository whole.
+    Raises NotFound when the remote has no such ref, PackagesLost when it lacks a package
+    and nothing else has what it has, VerificationFailed (with kin) for anything that is
+    not what it must be, and NoSpace before the first large byte moves.  The ref is then
+    the old one and the repository whole.
     """
-    traffic, cache = Traffic(), RpmCache(rpm_caches)
-    with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
-        found = look(fetcher, remote, ref, repo, choices=choices, at_hand=cache.find, report=report)
-        entry, previous = found.entry, found.previous
+    traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
+    with (
+        closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher,
+        SeedTrees(sources.seeds, report) as seeds,
+    ):
+        found = look(
+            fetcher,
+            remote,
+            ref,
+            repo,
+            choices=choices,
+            at_hand=cache.find,
+            seed=seeds if sources.seeds else None,
+            report=report,
+        )
         if found.set is None:
-            return _result(entry, previous, None, traffic)
+            return _result(found, traffic)
         jigdo, wanted = found.set
         check_storable(repo, wanted.headers)
-        check_space(repo, wanted.plan, staging_bytes=staging_bytes(wanted.plan))
+        beside = staging_bytes(wanted.plan) + wanted.seeds.disk_bytes
+        check_space(repo, wanted.plan, staging_bytes=beside)
         packages = package_directory(repo)
-        source = _MirroredPackages(remote, packages, cache, traffic, report)
-        reassemble(
-            jigdo, wanted, repo, source, ref=ref, choices=choices, report=report, workers=workers
+        holds = bytes_held(jigdo, wanted)
+        source = RemotePackages(remote, packages, cache, traffic, sources, holds, report)
+        lost: list[LostPackage] = []
+
+        def told(plan: Plan, gone: Sequence[LostPackage]) -> None:
+            lost.extend(gone)
+            replanned(Replanned(tuple(gone), transfers(jigdo, plan)))
+
+        plans = reassemble(
+            jigdo,
+            wanted,
+            repo,
+            source,
+            ref=ref,
+            choices=choices,
+            replanned=told,
+            report=report,
+            workers=workers,
         )
         remove_tree(packages)
         _keep_description(jigdo, repo, Descriptions(repo))
-        return _result(entry, previous, wanted, traffic)
+        return _result(found, traffic, plans, lost, source.replaced())
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +169,7 @@ def look(
     *,
     choices: Choices,
     at_hand: AtHand,
+    seed: Seed | None,
     report: Report = silent,
     read_only: bool = False,
 ) -> Found:
@@ -144,6 +193,7 @@ def look(
         check=check,
         choices=choices,
         at_hand=at_hand,
+        seed=seed,
         read_only=read_only,
     )
     return Found(entry, previous, (jigdo, wanted))
@@ -154,28 +204,31 @@ def staging_bytes(plan: Plan) -> int:
     return min(plan.package_bytes, 2 * WINDOW)
 
 
-def package_directory(repo: Repository) -> Path:
-    """Return where RPMs lie until they are imported: ``PKGID.rpm``, incomplete ``.rpm.part``."""
-    return repo.path / "tmp" / "jigdo-packages"
-
-
 def _result(
-    entry: PointerEntry, previous: ObjectChecksum | None, wanted: Wanted | None, traffic: Traffic
+    found: Found,
+    traffic: Traffic,
+    plans: Sequence[Plan] = (),
+    lost: Sequence[LostPackage] = (),
+    replaced: tuple[Replaced, ...] = (),
 ) -> PullResult:
+    seeds = found.set[1].seeds if found.set else SeedPlan()
     kinds = sorted({row.kind for row in traffic.rows()} | {"rpm", "set", "new", "delta"})
-    plan: Plan | None = wanted.plan if wanted else None
+    entry = found.entry
     return PullResult(
         ref=entry.ref,
         version=entry.version,
         commit=entry.commit,
-        previous=previous,
-        updated=wanted is not None,
-        packages=len(plan.packages) if plan else 0,
+        previous=found.previous,
+        updated=bool(plans),
+        packages=len({package.number for plan in plans for package in plan.packages}) - len(lost),
         moved={kind: Moved(traffic.bytes(kind), traffic.requests(kind)) for kind in kinds},
-        whole_package_bytes=plan.package_bytes if plan else 0,
-        new_content_bytes=plan.new_bytes if plan else 0,
-        delta_bytes=plan.delta_bytes if plan else 0,
-        object_bytes=plan.object_bytes if plan else 0,
+        new_content_bytes=sum(plan.new_bytes for plan in plans),
+        delta_bytes=sum(plan.delta_bytes for plan in plans),
+        object_bytes=plans[0].object_bytes if plans else 0,
+        lost=tuple(lost),
+        replaced=replaced,
+        seeds=len(seeds.places.keys() - seeds.failed),
+        seed_bytes=sum(seeds.sought[n].size for n in seeds.places.keys() - seeds.failed),
     )
 
 
@@ -326,54 +379,3 @@ def _place_of(jigdo: JigdoSet, kind: Kind) -> range:
     if not numbers:
         return range(0)
     return range(jigdo.index[numbers[0]].offset, jigdo.index[numbers[-1]].end)
-
-
-class _MirroredPackages:
-    """RPMs of this machine, others from the mirrors of their repositories.
-
-    What comes from a mirror is kept until it is imported.
-    """
-
-    def __init__(
-        self, remote: Remote, directory: Path, cache: RpmCache, traffic: Traffic, report: Report
-    ) -> None:
-        self._remote, self._directory, self._cache = remote, directory, cache
-        self._traffic, self._report = traffic, report
-
-    def fetch(self, packages: Sequence[PackageRef]) -> Arriving:
-        """Yield packages as they arrive, each complete and of its pkgid."""
-        here = [(package, path) for package in packages if (path := self._cache.get(package))]
-        yield from here
-        found = {package.pkgid for package, _ in here}
-        wanted = [
-            WantedPackage(
-                package,
-                self._path(package),
-                Mirrors.parse(*self._remote.mirrors_for(package.repository)),
-            )
-            for package in packages
-            if package.pkgid not in found
-        ]
-        arriving = fetch_packages(
-            wanted, traffic=self._traffic, relocate=self._relocate, report=self._report
-        )
-        with closing(arriving):
-            for item in arriving:
-                yield item.ref, item.destination
-
-    def done(self, package: PackageRef) -> None:
-        """Remove the RPM of ``package`` that came from a mirror."""
-        self._path(package).unlink(missing_ok=True)
-
-    def _path(self, package: PackageRef) -> Path:
-        return self._directory / f"{package.pkgid}.rpm"
-
-    def _relocate(self, packages: Sequence[PackageRef]) -> Mapping[ContentDigest, str]:
-        """Find packages that are not where the set says by what their repositories say."""
-        found: dict[ContentDigest, str] = {}
-        for repository in sorted({package.repository for package in packages}):
-            wanted = {p.pkgid for p in packages if p.repository == repository}
-            mirrors = Mirrors.parse(*self._remote.mirrors_for(repository))
-            with closing(Fetcher(mirrors, kind="rpm-md", traffic=self._traffic)) as fetcher:
-                found.update(locate_packages(fetcher, wanted, spool=self._directory))
-        return found

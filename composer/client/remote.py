@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from composer.errors import CommandFailed, ComposerError, FormatError, NotFound, UsageError
+from composer.net.archive import Archive
 from composer.net.location import Mirrors
 from composer.system.command import require_program, run
 from composer.system.files import write_bytes
@@ -38,7 +39,8 @@ class Remote:
     """A remote as it is configured.
 
     ``urls`` and the values of ``repositories`` (by repository id) are base URLs,
-    best first.  ``keyring`` and ``fingerprints`` are empty where ``trust`` is "none".
+    best first; ``archives`` URLs or templates (:mod:`composer.net.archive`).
+    ``keyring`` and ``fingerprints`` are empty where ``trust`` is "none".
     """
 
     name: str
@@ -47,6 +49,7 @@ class Remote:
     keyring: Path | None = None
     fingerprints: tuple[str, ...] = ()
     repositories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    archives: tuple[str, ...] = ()
 
     def mirrors_for(self, repository: str) -> tuple[str, ...]:
         """Base URLs of a repository id; the remote's own for "" and ids it does not name."""
@@ -61,6 +64,7 @@ class _Document(BaseModel):
     urls: Annotated[list[str], Field(min_length=1)]
     trust: Trust
     fingerprints: list[Annotated[str, Field(pattern=_FINGERPRINT)]] = []
+    archives: list[str] = []
     repositories: dict[
         Annotated[str, Field(pattern=_ID)], Annotated[list[str], Field(min_length=1)]
     ] = {}
@@ -69,6 +73,11 @@ class _Document(BaseModel):
     @classmethod
     def _urls(cls, urls: list[str]) -> list[str]:
         return list(Mirrors.parse(*urls).bases)
+
+    @field_validator("archives")
+    @classmethod
+    def _archives(cls, archives: list[str]) -> list[str]:
+        return list(dict.fromkeys(str(Archive.parse(text)) for text in archives))
 
     @field_validator("repositories")
     @classmethod
@@ -79,6 +88,8 @@ class _Document(BaseModel):
         lines = [f"urls = {_strings(self.urls)}", f"trust = {json.dumps(self.trust)}"]
         if self.fingerprints:
             lines.append(f"fingerprints = {_strings(self.fingerprints)}")
+        if self.archives:
+            lines.append(f"archives = {_strings(self.archives)}")
         if self.repositories:
             lines += ["", "[repositories]"]
             pairs = sorted(self.repositories.items())
@@ -98,13 +109,14 @@ def add_remote(
     keys: Sequence[Path] = (),
     trust: Trust | None = None,
     repositories: Mapping[str, Sequence[str]] | None = None,
+    archives: Sequence[str] = (),
     config_dir: Path | None = None,
     replace: bool = False,
 ) -> Remote:
     """Write a remote and pin the GPG keys in the files ``keys``.
 
-    ``urls`` and ``repositories`` may name existing directories too.  Raises UsageError
-    for a wrong value, a name that is taken, and for neither keys nor trust "none".
+    ``urls``, ``archives`` and ``repositories`` may name existing directories too.  Raises
+    UsageError for a wrong value, a name that is taken, and for neither keys nor trust "none".
     """
     directory = writable_place(config_dir)
     _check_name(name)
@@ -116,11 +128,12 @@ def add_remote(
     ring, fingerprints = _pin(_required_keys(name, keys, trust))
     document = _validated(
         {
-            "urls": [_as_url(url) for url in urls],
+            "urls": [as_url(url) for url in urls],
             "trust": "gpg" if keys else "none",
             "fingerprints": list(fingerprints),
+            "archives": [as_url(text) for text in archives],
             "repositories": {
-                key: [_as_url(url) for url in more] for key, more in (repositories or {}).items()
+                key: [as_url(url) for url in more] for key, more in (repositories or {}).items()
             },
         },
         lambda problem: UsageError(f"remote {name}: {problem}"),
@@ -154,7 +167,8 @@ def _required_keys(name: str, keys: Sequence[Path], trust: Trust | None) -> Sequ
     return keys
 
 
-def _as_url(text: str) -> str:
+def as_url(text: str) -> str:
+    """Return the URL of an existing directory; anything else as it is."""
     return Path(text).resolve().as_uri() if "://" not in text and Path(text).is_dir() else text
 
 
@@ -266,6 +280,7 @@ def load_remote(path: Path) -> Remote:
         keyring=keyring,
         fingerprints=tuple(document.fingerprints),
         repositories={key: tuple(urls) for key, urls in document.repositories.items()},
+        archives=tuple(document.archives),
     )
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from composer.checksum import ContentDigest, ObjectChecksum
-from composer.errors import VerificationFailed
 from composer.jigdo.container import Codec, IndexPlace, Kind, Writer, compress
 from composer.jigdo.delta.building import (
     NO_DELTAS,
@@ -42,21 +41,20 @@ from composer.jigdo.manifest import (
     dump_head,
     dump_headers,
     dump_map,
-    make_contents,
     make_map,
     set_name,
 )
 from composer.jigdo.pointer import UpdatePlace
+from composer.jigdo.shipping import choose_contents, count_data_frames, data_frames
 from composer.jigdo.tree import Cutter, Ordinals, walk
 from composer.ostree.digests import ContentInfo, DigestCache
 from composer.ostree.objects import Commit, Header
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
+from composer.rpm.beginnings import read_beginnings
 from composer.rpm.package import PackageRef
 from composer.rpm.payload import FileList, opened_payload
 
-_DATA_TARGET = 1 << 20
-_DATA_MOST = 1 << 22  # readers hold a frame at a time
 # An object whose path no package has may stand in many packages (an empty file
 # does); a few choices are as good as all of them.
 _OTHER_SOURCES = 8
@@ -116,13 +114,15 @@ def build_set(
     cache: DigestCache,
     name: str = "",
     older: Older = NOTHING_OLDER,
+    full: Collection[ContentDigest] = (),
     report: Report = silent,
     workers: int = 2,
 ) -> BuiltSet:
     """Write the set of ``commit`` to the stream ``into``.
 
-    ``packages`` are the commit's RPMs, each pkgid once, in any order.  Raises PackageRefused
-    for an RPM that cannot be read and VerificationFailed for a repository that lacks an object.
+    ``packages`` are the commit's RPMs, each pkgid once, in any order; what those have whose
+    pkgids are in ``full`` is shipped whole, too.  Raises PackageRefused for an RPM that
+    cannot be read and VerificationFailed for a repository that lacks an object.
     """
     commit_object = repo.commit(commit)
     tree = _read_tree(repo, commit_object)
@@ -137,14 +137,16 @@ def build_set(
         done = Step("map", number + 1, len(packages), "packages", package.ref.nevra.name)
         report(done)
     entries = matches.entries(len(packages))
-    contents, order = _new_contents(tree, infos, entries, headers)
+    named = {number for number, package in enumerate(packages) if package.ref.pkgid in full}
+    shipped = choose_contents(infos, entries, header_ids, named)
+    contents = shipped.contents
     with opened_store(older.store) as store:
         new = _new_tree(tree, infos, entries, packages)
         deltas = build_deltas(
             repo, new, header_ids, older.deltas, store, cache, report=report, workers=workers
         )
         first_map = 4 + len(tree.frames)
-        first_patch = first_map + len(packages) + 1 + _count_data_frames(contents)
+        first_patch = first_map + len(packages) + 1 + count_data_frames(shipped)
         first_table = first_patch + len(deltas.frames)
         refs = tuple(
             Package(package.ref, first_map + number) for number, package in enumerate(packages)
@@ -169,10 +171,11 @@ def build_set(
         with ThreadPoolExecutor(workers) as pool:
             _add_all(writer, Kind.TREE, tree.frames, pool)
             writer.add(Kind.HEADERS, dump_headers(headers))
-            maps = _map_frames(packages, entries, infos, headers)
+            maps = _map_frames(packages, entries, infos, headers, pool)
             _add_all(writer, Kind.MAP, maps, pool)
             writer.add(Kind.CONTENTS, dump_contents(contents))
-            data = _data_frames(repo, [tree.ordinals.checksums[o] for o in order])
+            checksums = (tree.ordinals.checksums[ordinal] for ordinal in shipped.order)
+            data = data_frames(repo, checksums, shipped.starts)
             _add_all(writer, Kind.DATA, _counted(data, contents, report), pool)
             if writer.next_number != first_patch:
                 raise AssertionError(f"{writer.next_number} frames before the patches")
@@ -302,39 +305,21 @@ def _listed(
             yield index, path, (False, digest)
 
 
-def _new_contents(
-    tree: _Tree,
-    infos: Sequence[ContentInfo],
-    entries: Sequence[Sequence[tuple[int, int]]],
-    headers: Sequence[Header],
-) -> tuple[Contents, list[int]]:
-    """List what no package holds; also the ordinal that each content is read from."""
-    header_ids = {header: number for number, header in enumerate(headers)}
-    in_packages = {ordinal for package in entries for _, ordinal in package}
-    numbers: dict[ContentDigest, int] = {}
-    order: list[int] = []
-    objects = []
-    for ordinal in range(len(tree.ordinals)):
-        if ordinal in in_packages:
-            continue
-        info = infos[ordinal]
-        if info.digest not in numbers:
-            numbers[info.digest] = len(order)
-            order.append(ordinal)
-        objects.append((ordinal, numbers[info.digest], header_ids[info.header]))
-    return make_contents([infos[o].size for o in order], objects), order
-
-
 def _map_frames(
     packages: Sequence[LocalPackage],
     entries: Sequence[Sequence[tuple[int, int]]],
     infos: Sequence[ContentInfo],
     headers: Sequence[Header],
+    pool: ThreadPoolExecutor,
 ) -> Iterator[bytes]:
     header_ids = {header: number for number, header in enumerate(headers)}
-    for package, pairs in zip(packages, entries, strict=True):
+
+    def frame(package: LocalPackage, pairs: Sequence[tuple[int, int]]) -> bytes:
         rows = ((i, o, header_ids[infos[o].header], infos[o].size) for i, o in pairs)
-        yield dump_map(make_map(package.ref.pkgid, rows))
+        beginnings = partial(read_beginnings, package.path)
+        return dump_map(make_map(package.ref.pkgid, rows, beginnings))
+
+    return pool.map(frame, packages, entries)
 
 
 def _totals(
@@ -365,38 +350,6 @@ def _commit_frame(repo: Repository, commit: ObjectChecksum) -> bytes:
 def _dirmeta_frame(repo: Repository, dirmetas: Iterable[ObjectChecksum]) -> bytes:
     objects = [prefixed(repo.metadata("dirmeta", checksum)) for checksum in sorted(dirmetas)]
     return uvarint(len(objects)) + b"".join(objects)
-
-
-def _data_frames(repo: Repository, checksums: Iterable[ObjectChecksum]) -> Iterator[bytes]:
-    """Cut the stream of contents into frames, between contents where they are small."""
-    frame = bytearray()
-    for checksum in checksums:
-        _, size, pieces = repo.content(checksum)
-        if frame and len(frame) + size > _DATA_TARGET:
-            yield bytes(frame)
-            frame.clear()
-        read = 0
-        for piece in pieces:
-            frame += piece
-            read += len(piece)
-            while len(frame) >= _DATA_MOST:
-                yield bytes(frame[:_DATA_MOST])
-                del frame[:_DATA_MOST]
-        if read != size:
-            raise VerificationFailed(f"object {checksum}: {read} bytes instead of {size}")
-    if frame:
-        yield bytes(frame)
-
-
-def _count_data_frames(contents: Contents) -> int:
-    """Return how many frames :func:`_data_frames` makes of these contents."""
-    count = held = 0
-    for earlier, later in pairwise(contents.offsets):
-        if held and held + later - earlier > _DATA_TARGET:
-            count, held = count + 1, 0
-        held += later - earlier
-        count, held = count + held // _DATA_MOST, held % _DATA_MOST
-    return count + bool(held)
 
 
 def _new_tree(

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from itertools import islice
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ComposerError, FormatError
 from composer.jigdo.container import Kind
 from composer.jigdo.delta.applying import MAX_MEMORY, packing_cost, usable
 from composer.jigdo.delta.table import REPACK, DeltaContent, DeltaTable
+from composer.jigdo.lost import MOST_NAMED, LostPackage, nothing_left
 from composer.jigdo.manifest import Contents, Map
 from composer.jigdo.plan import Plan, Price, make_plan, unexplained
 from composer.jigdo.reader import CommitFrame, JigdoSet
-from composer.jigdo.tree import Ordinals, tree_frames, walk
+from composer.jigdo.seeding import Seed, SeedPlan, seek
+from composer.jigdo.tree import Ordinals, paths_of, tree_frames, walk
 from composer.ostree.objects import Header
 from composer.ostree.repo import Repository
 from composer.rpm.package import PackageRef
@@ -56,6 +59,11 @@ class Deltas:
     base: Sequence[ObjectChecksum]
 
 
+PlanAgain = Callable[[Collection[int], Sequence[LostPackage]], Plan]
+"""Plans what is still missing without contents of the deltas table (numbers) that came to
+nothing, and without lost packages; raises PackagesLost when nothing has what they have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What a set's commit needs here, before anything large moved."""
@@ -68,11 +76,13 @@ class Wanted:
     contents: Contents
     plan: Plan
     deltas: Deltas | None
-    again: Callable[[bytearray], Plan]  # what to fetch instead of deltas that came to nothing
-    missing: bytearray  # a byte per ordinal: 1 for what is not here
+    again: PlanAgain
+    missing: bytearray  # a byte per ordinal: 1 for what is neither here nor in a seed
     maps: Mapping[int, Map]  # those that were read
     usable: Callable[[DeltaContent], bool]  # whether this client can make a content of the table
-    replan: Callable[[Prefer | None], Plan]  # what another preference, or no deltas, would fetch
+    # What another preference, or no deltas, would fetch; None where that is not everything.
+    replan: Callable[[Prefer | None], Plan | None]
+    seeds: SeedPlan = field(default_factory=SeedPlan)  # what other trees have
 
 
 AtHand = Callable[[Sequence[PackageRef]], Collection[ContentDigest]]
@@ -91,13 +101,15 @@ def examine(
     choices: Choices = DEFAULT_CHOICES,
     read_only: bool = False,
     at_hand: AtHand = lambda packages: (),
+    seed: Seed | None = None,
 ) -> Wanted:
     """Read what is needed to plan: commit, tree, maps.  ``check`` is called before the tree moves.
 
     ``base`` is a complete commit in ``repo``, whose objects save most of the reading;
     it only saves: what is here is always found by looking.  What an interrupted run staged
     is landed, or with ``read_only`` taken as if it had.  ``at_hand`` is asked once for
-    the packages whose RPMs are on this machine, and the plan takes them for nothing.
+    the packages whose RPMs are on this machine, and the plan takes them for nothing.  What
+    ``seed`` has is not planned for.
     """
     start, dirmetas, headers, table = jigdo.read_start()
     check(start)
@@ -106,24 +118,36 @@ def examine(
     dirtrees, ordinals = _read_tree(jigdo, repo, start, base)
     contents = jigdo.contents(table, objects=len(ordinals), headers=headers)
     missing = _missing(repo, ordinals, staged=read_only)
-    deltas = _read_deltas(jigdo, repo, base, missing, headers)
     maps = _read_maps(jigdo, repo, base, missing, contents, headers)
-    here = _at_hand(jigdo, missing, maps, at_hand)
 
-    def can_make(content: DeltaContent) -> bool:
-        assert deltas is not None
-        return usable(deltas.table, content, max_memory=choices.max_memory)
+    def dirtree(checksum: ObjectChecksum) -> bytes:
+        known = dirtrees.get(checksum)
+        return known if known is not None else repo.metadata("dirtree", checksum)
 
-    def without_deltas(missing: bytearray) -> Plan:
-        maps.update(_read_maps(jigdo, repo, base, missing, contents, headers))
-        return make_plan(jigdo.head, jigdo.index, missing, maps, contents, here=here)
+    seeds = SeedPlan()
+    if seed is not None and any(missing):
+        said, root = (jigdo.head, maps, contents, headers), start.commit.tree
+        seeds = seek(seed, *said, ordinals, missing, root, dirtree)
+    missing = seeds.left(missing)
+    deltas = _read_deltas(jigdo, repo, base, missing, headers)
 
-    def plan(prefer: Prefer | None) -> Plan:
-        offered = deltas.table if deltas and prefer else None
-        price = _price(offered, prefer) if offered and prefer else lambda content: 0
-        found = (jigdo.head, jigdo.index, missing, maps, contents)
-        return make_plan(*found, offered, can_make, price, here)
+    def name(objects: Collection[ObjectChecksum]) -> list[str]:
+        return [*islice(paths_of(start.commit.tree, dirtree, objects), MOST_NAMED)]
 
+    planner = _Planner(
+        jigdo,
+        deltas,
+        contents,
+        maps,
+        missing,
+        choices,
+        at_hand,
+        look=lambda: seeds.left(_missing(repo, ordinals, staged=read_only)),
+        read=lambda numbers: jigdo.maps(numbers, objects=len(ordinals), headers=headers),
+        name=lambda found: name({ordinals.checksums[ordinal] for ordinal in found}),
+    )
+    plan = planner.plan(choices.prefer)
+    assert plan is not None
     return Wanted(
         start,
         tuple(dirmetas),
@@ -131,14 +155,84 @@ def examine(
         ordinals,
         headers,
         contents,
-        plan(choices.prefer),
+        plan,
         deltas,
-        without_deltas,
+        planner.without,
         missing,
         maps,
-        can_make,
-        plan,
+        planner.can_make,
+        planner.plan,
+        seeds,
     )
+
+
+class _Planner:
+    """Plans with what was read of a set, and again when some of it came to nothing."""
+
+    def __init__(
+        self,
+        jigdo: JigdoSet,
+        deltas: Deltas | None,
+        contents: Contents,
+        maps: dict[int, Map],
+        missing: bytearray,
+        choices: Choices,
+        at_hand: AtHand,
+        *,
+        look: Callable[[], bytearray],
+        read: Callable[[Sequence[int]], dict[int, Map]],
+        name: Callable[[Sequence[int]], list[str]],
+    ) -> None:
+        self._jigdo, self._contents, self._maps = jigdo, contents, maps
+        self._table = deltas.table if deltas else None
+        self._missing, self._choices, self._at_hand = missing, choices, at_hand
+        self._look, self._read, self._name = look, read, name
+        self._lost: dict[ContentDigest, LostPackage] = {}
+        self._useless: set[DeltaContent] = set()
+        self._here = _at_hand(jigdo, missing, maps, at_hand)
+
+    def can_make(self, content: DeltaContent) -> bool:
+        """Tell whether this client can make a content of the table."""
+        assert self._table is not None
+        return content not in self._useless and usable(
+            self._table, content, max_memory=self._choices.max_memory
+        )
+
+    def plan(self, prefer: Prefer | None) -> Plan | None:
+        """Plan by a preference, or without deltas; None where that does not give everything."""
+        table = self._table if prefer else None
+        if self._lost and self._left(table):
+            return None
+        price = _price(table, prefer) if table and prefer else lambda content: 0
+        known = (self._jigdo.head, self._jigdo.index, self._missing, self._kept(), self._contents)
+        return make_plan(*known, table, self.can_make, price, self._here)
+
+    def without(self, useless: Collection[int], lost: Sequence[LostPackage]) -> Plan:
+        """Plan anew, see :data:`PlanAgain`."""
+        if self._table is not None:
+            self._useless |= {self._table.contents[number] for number in useless}
+        self._lost |= {package.ref.pkgid: package for package in lost}
+        self._missing[:] = self._look()
+        if self._left(self._table):
+            packages = enumerate(self._jigdo.head.packages)
+            unread = [n for n, p in packages if n not in self._maps and not self._is_lost(n)]
+            self._maps.update(self._read(unread))
+        if left := self._left(self._table):
+            raise nothing_left([*self._lost.values()], self._name(left), len(left))
+        self._here = _at_hand(self._jigdo, self._missing, self._kept(), self._at_hand)
+        plan = self.plan(self._choices.prefer)
+        assert plan is not None
+        return plan
+
+    def _is_lost(self, number: int) -> bool:
+        return self._jigdo.head.packages[number].ref.pkgid in self._lost
+
+    def _kept(self) -> dict[int, Map]:
+        return {n: mapping for n, mapping in self._maps.items() if not self._is_lost(n)}
+
+    def _left(self, table: DeltaTable | None) -> list[int]:
+        kept = self._kept().values()
+        return unexplained(self._missing, kept, self._contents, table, self.can_make)
 
 
 def _price(table: DeltaTable, prefer: Prefer) -> Price:
@@ -265,7 +359,7 @@ def _read_maps(
         maps.update(jigdo.maps(rest, objects=objects, headers=headers))
     lacking = unexplained(missing, maps.values(), contents)
     if lacking:
-        raise FormatError(f"the set does not say where {lacking} of its objects come from")
+        raise FormatError(f"the set does not say where {len(lacking)} of its objects come from")
     return maps
 
 

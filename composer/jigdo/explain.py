@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from composer.checksum import ObjectChecksum
+from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import NotFound
 from composer.jigdo.container import Kind
 from composer.jigdo.delta.applying import packing_cost
 from composer.jigdo.examine import Wanted
-from composer.jigdo.plan import needed_frames
+from composer.jigdo.lost import LostPackage
+from composer.jigdo.plan import Plan, needed_frames, package_bytes
 from composer.jigdo.reader import JigdoSet, requests
 from composer.jigdo.tree import walk
 from composer.ostree.repo import Repository
@@ -46,11 +47,21 @@ class Explanation:
     ways: tuple[Way, ...]
 
 
-def explain(jigdo: JigdoSet, wanted: Wanted, repo: Repository, question: str) -> Explanation:
+def explain(
+    jigdo: JigdoSet,
+    wanted: Wanted,
+    repo: Repository,
+    question: str,
+    *,
+    plan: Plan | None = None,
+    lost: Sequence[LostPackage] = (),
+) -> Explanation:
     """Explain a path (it begins with a slash) or a package (its name or NEVRA).
 
-    Raises NotFound when the commit has no such thing.
+    ``plan`` is what is explained, ``wanted``'s own by default; ``lost`` packages are no
+    source.  Raises NotFound when the commit has no such thing.
     """
+    plan = plan or wanted.plan
     if question.startswith("/"):
         ordinals = {_ordinal(wanted, repo, question)}
         subject = question
@@ -65,8 +76,8 @@ def explain(jigdo: JigdoSet, wanted: Wanted, repo: Repository, question: str) ->
         subject,
         len(ordinals),
         len(missing),
-        _taken(wanted, missing),
-        tuple(_ways(jigdo, wanted, missing)),
+        _taken(wanted, plan, missing),
+        tuple(_ways(jigdo, wanted, plan, missing, {one.ref.pkgid: one for one in lost})),
     )
 
 
@@ -115,8 +126,8 @@ def _package(jigdo: JigdoSet, text: str) -> int:
     return found[0]
 
 
-def _taken(wanted: Wanted, missing: set[int]) -> dict[str, int]:
-    plan, counts = wanted.plan, Counter[str]()
+def _taken(wanted: Wanted, plan: Plan, missing: set[int]) -> dict[str, int]:
+    counts = Counter[str]()
     if wanted.deltas:
         rows = (wanted.deltas.table.ordinals[row] for row in plan.deltas.rows)
         counts["delta"] = sum(ordinal in missing for ordinal in rows)
@@ -125,29 +136,36 @@ def _taken(wanted: Wanted, missing: set[int]) -> dict[str, int]:
     return {kind: count for kind, count in counts.items() if count}
 
 
-def _ways(jigdo: JigdoSet, wanted: Wanted, missing: set[int]) -> Iterator[Way]:
+def _ways(
+    jigdo: JigdoSet,
+    wanted: Wanted,
+    plan: Plan,
+    missing: set[int],
+    lost: Mapping[ContentDigest, LostPackage],
+) -> Iterator[Way]:
     if not missing:
         return
-    chosen = {p.number: set(p.ordinals) for p in wanted.plan.packages}
+    chosen = {p.number: set(p.ordinals) for p in plan.packages}
     for number, mapping in sorted(wanted.maps.items()):
         if not missing.isdisjoint(mapping.ordinals):
             ref = jigdo.head.packages[number].ref
             yield Way(
                 "rpm",
                 str(ref.nevra),
-                ref.size,
+                package_bytes(jigdo.head, number, mapping, wanted.missing),
                 0.0,
                 len({ordinal for ordinal in mapping.ordinals if wanted.missing[ordinal]}),
                 not missing.isdisjoint(chosen.get(number, ())),
+                f"lost: {lost[ref.pkgid].reason}" if ref.pkgid in lost else "",
             )
-    yield from _delta_ways(jigdo, wanted, missing)
-    yield from _new_ways(jigdo, wanted, missing)
+    yield from _delta_ways(jigdo, wanted, plan, missing)
+    yield from _new_ways(jigdo, wanted, plan, missing)
 
 
-def _delta_ways(jigdo: JigdoSet, wanted: Wanted, missing: set[int]) -> Iterator[Way]:
+def _delta_ways(jigdo: JigdoSet, wanted: Wanted, plan: Plan, missing: set[int]) -> Iterator[Way]:
     if wanted.deltas is None:
         return
-    table, taken = wanted.deltas.table, set(wanted.plan.deltas.rows)
+    table, taken = wanted.deltas.table, set(plan.deltas.rows)
     rows = [row for row, ordinal in enumerate(table.ordinals) if ordinal in missing]
     usable = [row for row in rows if wanted.usable(table.contents[table.numbers[row]])]
     for part, obstacle in (
@@ -179,7 +197,7 @@ def _delta_ways(jigdo: JigdoSet, wanted: Wanted, missing: set[int]) -> Iterator[
             )
 
 
-def _new_ways(jigdo: JigdoSet, wanted: Wanted, missing: set[int]) -> Iterator[Way]:
+def _new_ways(jigdo: JigdoSet, wanted: Wanted, plan: Plan, missing: set[int]) -> Iterator[Way]:
     contents = wanted.contents
     rows = [row for row, ordinal in enumerate(contents.ordinals) if ordinal in missing]
     if rows:
@@ -193,7 +211,7 @@ def _new_ways(jigdo: JigdoSet, wanted: Wanted, missing: set[int]) -> Iterator[Wa
             sum(requests(jigdo.index[number] for number in alone)),
             0.0,
             sum(alone.issuperset(spans[contents.contents[row]]) for row in missing_rows),
-            not set(rows).isdisjoint(wanted.plan.new.rows),
+            not set(rows).isdisjoint(plan.new.rows),
         )
 
 

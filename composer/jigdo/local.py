@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from composer.checksum import ContentDigest
-from composer.errors import ChecksumMismatch, NotFound
+from composer.errors import ChecksumMismatch, NotFound, VerificationFailed
 from composer.jigdo.examine import examine
 from composer.jigdo.reader import JigdoSet
 from composer.jigdo.reassemble import Arriving, check_space, reassemble
 from composer.ostree.repo import Repository
 from composer.progress import Report, silent
+from composer.rpm.beginnings import NO_BEGINNINGS, Beginning
 from composer.rpm.package import PackageRef
 
 
@@ -22,7 +23,11 @@ class LocalPackages:
     def __init__(self, paths: Mapping[ContentDigest, Path]) -> None:
         self._paths = paths
 
-    def fetch(self, packages: Sequence[PackageRef]) -> Arriving:
+    def fetch(
+        self,
+        packages: Sequence[PackageRef],
+        beginnings: Mapping[ContentDigest, Beginning] = NO_BEGINNINGS,
+    ) -> Arriving:
         """Yield every package with its file; raises NotFound naming all that are missing."""
         missing = [package for package in packages if package.pkgid not in self._paths]
         if missing:
@@ -35,6 +40,10 @@ class LocalPackages:
             path = self._paths[package.pkgid]
             require_pkgid(package, path)
             yield package, path
+
+    def refuse(self, package: PackageRef, error: VerificationFailed) -> bool:
+        """There is no other file: each is the one that the set names."""
+        return False
 
     def done(self, package: PackageRef) -> None:
         """Nothing to clean up: the files are not ours."""

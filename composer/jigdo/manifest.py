@@ -10,7 +10,7 @@ import json
 import re
 import stat
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
@@ -32,6 +32,7 @@ from composer.jigdo.encoding import (
     uvarints,
 )
 from composer.ostree.objects import Header
+from composer.rpm.beginnings import MOST, Beginning
 from composer.rpm.package import Nevra, PackageRef
 
 MAX_XATTRS = 1 << 10
@@ -254,6 +255,7 @@ class Map:
     """Which files of one RPM are which content objects, in columns sorted by file, ordinal.
 
     ``sizes`` are in bytes, of contents; headers are positions in the headers table.
+    ``beginnings`` of the RPM serve as many entries as they say, the shortest first.
     """
 
     pkgid: ContentDigest
@@ -261,16 +263,29 @@ class Map:
     ordinals: array[int]
     headers: array[int]
     sizes: array[int]
+    beginnings: tuple[Beginning, ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
 
+    def beginning(self, entries: int) -> Beginning | None:
+        """Return the shortest beginning that has so many entries; None: it takes the whole."""
+        return next((one for one in self.beginnings if one.entries >= entries), None)
 
-def make_map(pkgid: ContentDigest, entries: Iterable[tuple[int, int, int, int]]) -> Map:
-    """Make a map of (file index, ordinal, header id, size) entries; sorts them."""
+
+def make_map(
+    pkgid: ContentDigest,
+    entries: Iterable[tuple[int, int, int, int]],
+    beginnings: Callable[[Sequence[int]], tuple[Beginning, ...]] = lambda files: (),
+) -> Map:
+    """Make a map of (file index, ordinal, header id, size) entries; sorts them.
+
+    ``beginnings`` is asked for those of its column of files.
+    """
     rows = sorted(set(entries))
     columns = [array("q", column) for column in zip(*rows, strict=True)]
-    return Map(pkgid, *(columns or [array("q") for _ in range(4)]))
+    files, ordinals, headers, sizes = columns or [array("q") for _ in range(4)]
+    return Map(pkgid, files, ordinals, headers, sizes, beginnings(files))
 
 
 def dump_map(mapping: Map) -> bytes:
@@ -283,6 +298,10 @@ def dump_map(mapping: Map) -> bytes:
             svarints(steps(mapping.ordinals)),
             uvarints(mapping.headers),
             uvarints(mapping.sizes),
+            uvarint(len(mapping.beginnings)),
+            uvarints(differences([one.size for one in mapping.beginnings])),
+            uvarints(differences([one.entries for one in mapping.beginnings])),
+            *(one.digest for one in mapping.beginnings),
         )
     )
 
@@ -295,13 +314,31 @@ def parse_map(data: bytes, *, objects: int, headers: Sequence[Header]) -> Map:
     files = sums(cursor.uvarints(count))
     ordinals = unstepped(cursor.svarints(count))
     header_ids, sizes = cursor.uvarints(count), cursor.uvarints(count)
+    beginnings = _parse_beginnings(cursor, count)
     cursor.end()
     cursor.require_below(ordinals, objects, "object")
     cursor.require_below(header_ids, len(headers), "header")
     cursor.require_below(files, 1 << 31, "file")
     if any(later <= earlier for earlier, later in pairwise(zip(files, ordinals, strict=True))):
         raise cursor.fail("its entries are not in order")
-    return Map(pkgid, files, ordinals, header_ids, sizes)
+    return Map(pkgid, files, ordinals, header_ids, sizes, beginnings)
+
+
+def _parse_beginnings(cursor: Cursor, entries: int) -> tuple[Beginning, ...]:
+    count = cursor.count(least=34)
+    if count > MOST:
+        raise cursor.fail(f"{count} beginnings are more than {MOST}")
+    sizes, served = sums(cursor.uvarints(count)), sums(cursor.uvarints(count))
+    found = tuple(
+        Beginning(size, number, ContentDigest(cursor.take(32)))
+        for size, number in zip(sizes, served, strict=True)
+    )
+    for earlier, later in pairwise((Beginning(0, 0, ContentDigest(bytes(32))), *found)):
+        if later.size <= earlier.size or later.entries <= earlier.entries:
+            raise cursor.fail("its beginnings are not in order")
+    if found and found[-1].entries > entries:
+        raise cursor.fail("a beginning has more entries than there are")
+    return found
 
 
 # Contents

@@ -17,8 +17,10 @@ from composer.jigdo.container import Frame, Index, Kind
 from composer.jigdo.cover import Source, bundles, cover
 from composer.jigdo.delta.table import DeltaContent, DeltaTable
 from composer.jigdo.manifest import Contents, Head, Map
+from composer.rpm.beginnings import Beginning
 
-_BLOCK = 4096
+BLOCK = 4096
+"""Bytes of disk that files are counted in."""
 
 Price = Callable[[DeltaContent], int | None]
 """What making a content costs, as bytes would; None: more than any other way does."""
@@ -29,7 +31,7 @@ class PackagePlan:
     """What to take out of one package: rows of its map, in order of the file index.
 
     ``number`` is the package's position in the head; ``transfer`` what its RPM costs,
-    nothing where it is here already.
+    nothing where it is here already; ``beginning`` is what suffices of it, None for all.
     """
 
     number: int
@@ -38,6 +40,7 @@ class PackagePlan:
     headers: array[int]
     sizes: array[int]
     transfer: int
+    beginning: Beginning | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +81,17 @@ class Plan:
     disk_bytes: int
 
 
-def unexplained(missing: bytearray, maps: Iterable[Map], contents: Contents) -> int:
-    """Count missing objects that neither ``maps`` nor ``contents`` hold.
+def unexplained(
+    missing: bytearray,
+    maps: Iterable[Map],
+    contents: Contents,
+    table: DeltaTable | None = None,
+    usable: Callable[[DeltaContent], bool] = lambda content: True,
+) -> list[int]:
+    """Return the missing objects that ``maps``, ``contents`` and ``table`` do not hold.
 
-    ``missing`` has one byte per ordinal: 1 for an object that is not here.
+    ``missing`` has one byte per ordinal: 1 for an object that is not here.  The result is
+    of ordinals, sorted; ``usable`` is as in :func:`make_plan`.
     """
     left = bytearray(missing)
     for mapping in maps:
@@ -89,7 +99,10 @@ def unexplained(missing: bytearray, maps: Iterable[Map], contents: Contents) -> 
             left[ordinal] = 0
     for ordinal in contents.ordinals:
         left[ordinal] = 0
-    return sum(left)
+    for make in _makes(left, table, usable, lambda content: 0):
+        for ordinal in make.ordinals:
+            left[ordinal] = 0
+    return [ordinal for ordinal, flag in enumerate(left) if flag]
 
 
 def make_plan(
@@ -110,19 +123,24 @@ def make_plan(
     costs it beside the patch.  ``here`` has the numbers of packages whose RPMs need not be
     moved.  Every missing object must be explained.
     """
-    costs = {n: 0 if n in here else head.packages[n].ref.size for n in maps}
+    costs = {
+        n: 0 if n in here else package_bytes(head, n, mapping, missing)
+        for n, mapping in maps.items()
+    }
     plain = [*_new_offers(index, missing, contents), *_package_offers(costs, missing, maps)]
     chosen = _choose(index, plain, _makes(missing, table, usable, price))
     left = bytearray(missing)
     deltas = _take_deltas(index, table, chosen, left)
     new = _take_new(index, contents, chosen, left)
+    numbers = [offer.numbers[0] for offer in chosen if offer.kind is _Kind.PACKAGE]
     packages = []
-    for offer in chosen:
-        if offer.kind is _Kind.PACKAGE:
-            number = offer.numbers[0]
-            package = _take(number, maps[number], left, costs[number])
-            if package.files:
-                packages.append(package)
+    # What comes whole anyway gives all it has, so that less of the others may do.
+    for number in sorted(numbers, key=lambda n: (bool(maps[n].beginnings) and n not in here, n)):
+        whole = 0 if number in here else head.packages[number].ref.size
+        package = _take(number, maps[number], left, whole)
+        if package.files:
+            packages.append(package)
+    packages.sort(key=lambda package: package.number)
     sizes = [size for package in packages for size in package.sizes]
     sizes += [contents.size(contents.contents[row]) for row in new.rows]
     if table is not None:
@@ -135,7 +153,7 @@ def make_plan(
         new_bytes=sum(frame.size for frame in new.frames),
         delta_bytes=sum(frame.size for frame in deltas.frames),
         object_bytes=sum(sizes),
-        disk_bytes=sum(-(-size // _BLOCK) * _BLOCK for size in sizes),
+        disk_bytes=sum(-(-size // BLOCK) * BLOCK for size in sizes),
     )
 
 
@@ -284,13 +302,25 @@ def _frame_offers(
         yield _Offer(kind, numbers, Source(sum(index[n].size for n in numbers), ordinals))
 
 
-def _take(number: int, mapping: Map, left: bytearray, transfer: int) -> PackagePlan:
-    """Take from ``mapping`` the rows of objects that are still ``left``, and mark them."""
+def package_bytes(head: Head, number: int, mapping: Map, missing: bytearray) -> int:
+    """Return what it costs to fetch all missing objects of a package from its RPM."""
+    last = next((n for n, o in enumerate(reversed(mapping.ordinals)) if missing[o]), None)
+    beginning = None if last is None else mapping.beginning(len(mapping) - last)
+    return beginning.size if beginning else head.packages[number].ref.size
+
+
+def _take(number: int, mapping: Map, left: bytearray, whole: int) -> PackagePlan:
+    """Take from ``mapping`` the rows of objects that are still ``left``, and mark them.
+
+    ``whole`` is what the whole RPM costs.
+    """
     rows = []
     for row, ordinal in enumerate(mapping.ordinals):
         if left[ordinal]:
             left[ordinal] = 0
             rows.append(row)
+
+    beginning = mapping.beginning(rows[-1] + 1) if rows and whole else None
 
     def column(values: Sequence[int]) -> array[int]:
         return array("q", (values[row] for row in rows))
@@ -301,7 +331,8 @@ def _take(number: int, mapping: Map, left: bytearray, transfer: int) -> PackageP
         column(mapping.ordinals),
         column(mapping.headers),
         column(mapping.sizes),
-        transfer,
+        beginning.size if beginning else whole,
+        beginning,
     )
 
 

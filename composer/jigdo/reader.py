@@ -184,6 +184,8 @@ class JigdoSet:
             ref = self.head.packages[number].ref
             if mapping.pkgid != ref.pkgid:
                 raise FormatError(f"{ref.nevra}: its map is of another package")
+            if any(beginning.size >= ref.size for beginning in mapping.beginnings):
+                raise FormatError(f"{ref.nevra}: a beginning of it is no shorter than the RPM")
             found[number] = mapping
         return found
 

@@ -10,54 +10,69 @@ commit that is in the repository is whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import (
-    ComposerError,
     MissingRequirement,
     NoSpace,
     VerificationFailed,
 )
-from composer.jigdo.container import Frame, Kind
 from composer.jigdo.delta.applying import DeltaImporter
-from composer.jigdo.delta.table import DeltaTable
 from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Wanted
-from composer.jigdo.importing import Target, Targets, write_content, write_payload
+from composer.jigdo.importer import Importer
+from composer.jigdo.lost import LostPackage, PackagesLost
 from composer.jigdo.plan import (
     DeltaPlan,
-    NewPlan,
-    PackagePlan,
     Plan,
 )
 from composer.jigdo.reader import CommitFrame, JigdoSet
+from composer.jigdo.seeding import import_seeds
 from composer.ostree.objects import Header, parse_dirtree
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
+from composer.rpm.beginnings import Beginning
 from composer.rpm.package import PackageRef
 
 BATCH_BYTES = 64 << 20
 """After about this many bytes, what was written is landed: the most a power cut costs."""
 
-_PIECE = 1 << 20
 _RESERVE = 16 << 20  # for metadata and what the file system itself needs
 
 
 Arriving = Generator[tuple[PackageRef, Path], None, None]
 
 
+Replanned = Callable[[Plan, Sequence[LostPackage]], object]
+"""Called with a new plan, and the packages that were lost since the last one."""
+
+
 class PackageSource(Protocol):
     """Gives RPM files, each proven to have its pkgid."""
 
-    def fetch(self, packages: Sequence[PackageRef]) -> Arriving:
+    def fetch(
+        self, packages: Sequence[PackageRef], beginnings: Mapping[ContentDigest, Beginning]
+    ) -> Arriving:
         """Yield every package with its file, in any order, as they arrive.
 
+        Of those with a pkgid in ``beginnings``, that much suffices, and may be all that is given.
+
         A file may be removed by the source once the next item is asked for *and*
-        :meth:`done` was called for it.  Raises when a package cannot be had.
+        :meth:`done` was called for it.  Raises PackagesLost, when all others were
+        given, for packages that cannot be had.
+        """
+        ...
+
+    def refuse(self, package: PackageRef, error: VerificationFailed) -> bool:
+        """Say that what was given as ``package`` has not its contents.
+
+        Returns whether another :meth:`fetch` of it may give something else; False
+        means that the file was the very RPM that the set names.
         """
         ...
 
@@ -108,33 +123,37 @@ def reassemble(
     *,
     ref: str | None,
     choices: Choices = DEFAULT_CHOICES,
+    replanned: Replanned = lambda plan, lost: None,
     report: Report = silent,
     workers: int = 2,
-) -> None:
+) -> tuple[Plan, ...]:
     """Fetch and write all that ``wanted`` lists, prove the commit whole, then set ``ref``.
 
-    Raises VerificationFailed (and its kin) for content that is not what the commit
-    says; the repository then has more objects but the same refs as before.
+    What comes to nothing on the way (a delta that makes something else here, packages that are
+    lost, files of seeds that have changed) is planned anew, for as long as there is another
+    way; ``replanned`` is told. Returns the plans that were carried out. Raises
+    VerificationFailed (and its kin) for content that is not what the commit says, PackagesLost
+    when there is no other way; the repository then has more objects but the same refs as
+    before.
     """
     check_storable(repo, wanted.headers)
+    plans = [wanted.plan]
     with _Batches(repo) as batches:
-        importer = Importer(repo, wanted)
-        counter = _Counter(wanted.plan, report)
-        failed = _import_deltas(jigdo, wanted, importer, repo, batches, counter, choices, workers)
-        plans = [wanted.plan]
-        if any(failed):
-            plans.append(wanted.again(failed))
-        for plan in plans:
-            _import_packages(jigdo, plan, importer, source, batches, counter, workers)
-            importer.add_new(jigdo, plan.new, counter.new)
-        # A transaction lands in no order: what names others comes after them.
-        batches.land()
+        work = _Work(jigdo, wanted, repo, batches, report, workers)
+        changed = work.take_seeds()
+        while not (outcome := work.carry_out(plans[-1], source, choices)).is_complete or changed:
+            changed = False
+            plan = wanted.again(outcome.useless, outcome.lost)
+            check_space(repo, plan)
+            replanned(plan, outcome.lost)
+            plans.append(plan)
         _prove(repo, wanted)
         _write_tree(repo, wanted)
         batches.land()
         _write_commit(repo, jigdo.head.commit, wanted.start)
         if ref:
             repo.set_ref(ref, jigdo.head.commit)
+    return tuple(plans)
 
 
 class _Batches:
@@ -170,8 +189,16 @@ class _Batches:
 class _Counter:
     """Turns work done into progress: one number of bytes over all sources."""
 
-    def __init__(self, plan: Plan, report: Report) -> None:
-        self._report, self._done, self._total = report, 0, plan.object_bytes
+    def __init__(self, report: Report) -> None:
+        self._report, self._done, self._total = report, 0, 0
+
+    def expect(self, *sizes: int) -> None:
+        """Count what is to come."""
+        self._total = self._done + sum(sizes)
+
+    def seed(self, size: int) -> None:
+        self._done += size
+        self._report(Step("import", self._done, self._total, "bytes", "seeds"))
 
     def package(self, name: str, size: int) -> None:
         self._done += size
@@ -186,141 +213,132 @@ class _Counter:
         self._report(Step("import", self._done, self._total, "bytes", "new content"))
 
 
-def _import_deltas(
-    jigdo: JigdoSet,
-    wanted: Wanted,
-    importer: Importer,
-    repo: Repository,
-    batches: _Batches,
-    counter: _Counter,
-    choices: Choices,
-    workers: int,
-) -> bytearray:
-    """Make what is made of older contents; returns flags of the objects that could not be."""
-    failed = bytearray(len(wanted.ordinals))
-    plan, deltas = wanted.plan.deltas, wanted.deltas
-    if deltas is None or not plan.rows:
-        return failed
-    targets = importer.delta_targets(deltas.table, plan)
-    maker = DeltaImporter(
-        repo, deltas.table, deltas.base, max_memory=choices.max_memory, workers=workers
-    )
-    lost = maker.run(targets, jigdo.frames(plan.frames), counter.made)
-    for row in plan.rows:
-        if deltas.table.numbers[row] in lost:
-            failed[deltas.table.ordinals[row]] = 1
-    batches.land()
-    return failed
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What of a plan came to nothing: contents of the deltas table, packages.
+
+    ``refused`` says that there may be other files of a package than the one that was given.
+    """
+
+    useless: frozenset[int]
+    lost: tuple[LostPackage, ...]
+    refused: bool
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether all was brought."""
+        return not (self.useless or self.lost or self.refused)
 
 
-def _import_packages(
-    jigdo: JigdoSet,
-    plan: Plan,
-    importer: Importer,
-    source: PackageSource,
-    batches: _Batches,
-    counter: _Counter,
-    workers: int,
-) -> None:
-    """Import packages side by side while later ones are still arriving."""
-    plans = {jigdo.head.packages[p.number].ref.pkgid: p for p in plan.packages}
-    refs = [jigdo.head.packages[p.number].ref for p in plan.packages]
-    running: dict[Future[int], PackageRef] = {}
+class _Work:
+    """Carries plans out: deltas, packages, the set's own content."""
 
-    def reap(*, everything: bool) -> None:
-        ready, _ = wait(running, return_when="ALL_COMPLETED" if everything else FIRST_COMPLETED)
-        full = False
-        for future in ready:
-            ref = running.pop(future)
-            size = future.result()
-            source.done(ref)
-            counter.package(ref.nevra.name, size)
-            full |= batches.wrote(size)
-        if full:
+    def __init__(
+        self,
+        jigdo: JigdoSet,
+        wanted: Wanted,
+        repo: Repository,
+        batches: _Batches,
+        report: Report,
+        workers: int,
+    ) -> None:
+        self._jigdo, self._wanted, self._repo = jigdo, wanted, repo
+        self._batches, self._workers = batches, workers
+        self._importer = Importer(repo, wanted)
+        self._counter = _Counter(report)
+
+    def take_seeds(self) -> bool:
+        """Bring what other trees have; tells whether some of it has changed there."""
+        wanted = self._wanted
+        self._counter.expect(wanted.seeds.object_bytes, wanted.plan.object_bytes)
+
+        def made(size: int) -> None:
+            self._counter.seed(size)
+            if self._batches.wrote(size):
+                self._batches.land()
+
+        import_seeds(self._repo, wanted.headers, wanted.seeds, made)
+        self._batches.land()
+        return bool(wanted.seeds.failed)
+
+    def carry_out(self, plan: Plan, source: PackageSource, choices: Choices) -> _Outcome:
+        """Bring everything in ``plan`` that can be had; what was brought has landed."""
+        self._counter.expect(plan.object_bytes)
+        useless = self._make(plan.deltas, choices)
+        lost, refused = self._import_packages(plan, source)
+        self._importer.add_new(self._jigdo, plan.new, self._counter.new)
+        # A transaction lands in no order: what names others comes after them.
+        self._batches.land()
+        return _Outcome(useless, lost, refused)
+
+    def _make(self, plan: DeltaPlan, choices: Choices) -> frozenset[int]:
+        """Make what is made of older contents; returns the numbers of those that failed."""
+        deltas = self._wanted.deltas
+        if deltas is None or not plan.rows:
+            return frozenset()
+        targets = self._importer.delta_targets(deltas.table, plan)
+        maker = DeltaImporter(
+            self._repo,
+            deltas.table,
+            deltas.base,
+            max_memory=choices.max_memory,
+            workers=self._workers,
+        )
+        failed = maker.run(targets, self._jigdo.frames(plan.frames), self._counter.made)
+        self._batches.land()
+        return frozenset(failed)
+
+    def _import_packages(
+        self, plan: Plan, source: PackageSource
+    ) -> tuple[tuple[LostPackage, ...], bool]:
+        """Import packages side by side while later ones are still arriving.
+
+        Returns those that are lost, and whether a file was refused.
+        """
+        numbers = {self._jigdo.head.packages[p.number].ref.pkgid: p for p in plan.packages}
+        refs = [self._jigdo.head.packages[p.number].ref for p in plan.packages]
+        plans = zip(refs, plan.packages, strict=True)
+        short = {ref.pkgid: p.beginning for ref, p in plans if p.beginning}
+        running: dict[Future[int], PackageRef] = {}
+        refused = False
+        lost: tuple[LostPackage, ...] = ()
+
+        def reap(*, everything: bool) -> None:
+            nonlocal refused
+            ready, _ = wait(running, return_when="ALL_COMPLETED" if everything else FIRST_COMPLETED)
+            full = False
+            for future in ready:
+                ref = running.pop(future)
+                try:
+                    size = future.result()
+                except VerificationFailed as error:
+                    if not source.refuse(ref, error):
+                        raise
+                    refused = True
+                    continue
+                source.done(ref)
+                self._counter.package(ref.nevra.name, size)
+                full |= self._batches.wrote(size)
+            if full:
+                if running:
+                    reap(everything=True)
+                self._batches.land()
+
+        with (
+            ThreadPoolExecutor(self._workers) as pool,
+            closing(source.fetch(refs, short)) as given,
+        ):
+            try:
+                for ref, path in given:
+                    job = pool.submit(self._importer.add_package, ref, path, numbers[ref.pkgid])
+                    running[job] = ref
+                    if len(running) >= self._workers * 2:
+                        reap(everything=False)
+            except PackagesLost as error:
+                lost = error.packages
             if running:
                 reap(everything=True)
-            batches.land()
-
-    with ThreadPoolExecutor(workers) as pool, closing(source.fetch(refs)) as arriving:
-        for ref, path in arriving:
-            running[pool.submit(importer.add_package, ref, path, plans[ref.pkgid])] = ref
-            if len(running) >= workers * 2:
-                reap(everything=False)
-        if running:
-            reap(everything=True)
-
-
-class Importer:
-    """Writes content objects out of RPM payloads and data frames.  Safe for several threads."""
-
-    def __init__(self, repo: Repository, wanted: Wanted) -> None:
-        self._repo, self._wanted = repo, wanted
-        self._writers = [repo.writer(header) for header in wanted.headers]
-
-    def _target(self, ordinal: int, header: int, size: int) -> Target:
-        return Target(self._writers[header], self._wanted.ordinals.checksums[ordinal], size)
-
-    def add_package(self, ref: PackageRef, path: Path, plan: PackagePlan) -> int:
-        """Write the planned objects out of the RPM at ``path``; returns their bytes."""
-        targets: Targets = {}
-        columns = zip(plan.files, plan.ordinals, plan.headers, plan.sizes, strict=True)
-        for index, ordinal, header, size in columns:
-            targets.setdefault(index, []).append(self._target(ordinal, header, size))
-        try:
-            write_payload(self._repo, path, lambda header, files: targets)
-        except ComposerError as error:
-            raise error.within(str(ref.nevra)) from error
-        return sum(plan.sizes)
-
-    def delta_targets(self, table: DeltaTable, plan: DeltaPlan) -> dict[int, list[Target]]:
-        """Return the objects to make of each content of a deltas table."""
-        targets: dict[int, list[Target]] = {}
-        for row in plan.rows:
-            number = table.numbers[row]
-            size = table.contents[number].size
-            target = self._target(table.ordinals[row], table.headers[row], size)
-            targets.setdefault(number, []).append(target)
-        return targets
-
-    def add_new(self, jigdo: JigdoSet, plan: NewPlan, counted: Callable[[int], None]) -> None:
-        """Write the planned objects out of the set's own data frames."""
-        contents = self._wanted.contents
-        targets: Targets = {}
-        for row in plan.rows:
-            content = contents.contents[row]
-            size = contents.size(content)
-            target = self._target(contents.ordinals[row], contents.headers[row], size)
-            targets.setdefault(content, []).append(target)
-        stream = _DataStream(jigdo, plan.frames)
-        for content, rows in targets.items():
-            start, size = contents.offsets[content], contents.size(content)
-            written = list(write_content(self._repo, size, stream.pieces(start, size), rows))
-            counted(size * len(written))
-
-
-class _DataStream:
-    """The uncompressed stream of data frames, read forwards, one frame in memory."""
-
-    def __init__(self, jigdo: JigdoSet, frames: Sequence[Frame]) -> None:
-        self._starts: dict[int, int] = {}
-        start = 0
-        for frame in jigdo.index.of(Kind.DATA):
-            self._starts[frame.number] = start
-            start += frame.uncompressed
-        self._frames = jigdo.frames(frames)
-        self._data, self._start = b"", 0
-
-    def pieces(self, start: int, size: int) -> Iterator[bytes]:
-        """Yield ``size`` bytes from ``start``; calls must go forwards."""
-        while size:
-            while start >= self._start + len(self._data):
-                frame, self._data = next(self._frames)
-                self._start = self._starts[frame.number]
-            offset = start - self._start
-            piece = self._data[offset : offset + min(size, _PIECE)]
-            yield piece
-            start += len(piece)
-            size -= len(piece)
+        return lost, refused
 
 
 def _prove(repo: Repository, wanted: Wanted) -> None:

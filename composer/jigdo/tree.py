@@ -8,7 +8,7 @@ repository or from a set.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
 from composer.checksum import ObjectChecksum
@@ -76,6 +76,16 @@ class Ordinals:
 
     def __getitem__(self, checksum: ObjectChecksum) -> int:
         return self._numbers[checksum]
+
+
+def paths_of(root: ObjectChecksum, load: Load, wanted: Container[ObjectChecksum]) -> Iterator[str]:
+    """Yield where the content objects ``wanted`` stand, each at the first of its places."""
+    seen: set[ObjectChecksum] = set()
+    for visit in walk(root, load):
+        for entry in visit.tree.files:
+            if entry.checksum in wanted and entry.checksum not in seen:
+                seen.add(entry.checksum)
+                yield f"{visit.path.rstrip('/')}/{entry.name}"
 
 
 class Cutter:

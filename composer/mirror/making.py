@@ -51,6 +51,17 @@ class DeltaChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class Keeping:
+    """Packages that clients can have although their repositories drop them, by name or NEVRA.
+
+    The set's repository keeps the RPMs of ``retain``; the set ships what ``full`` ones have.
+    """
+
+    retain: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SetRequest:
     """What set to make.
 
@@ -65,6 +76,7 @@ class SetRequest:
     gpg_key: str = ""
     gpg_homedir: Path | None = None
     deltas: DeltaChoice = DeltaChoice()
+    keeping: Keeping = Keeping()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +112,8 @@ def make_set(
     ``request.output`` is as it was.
     """
     commit = repo.require(request.ref)
+    retained = named(packages, request.keeping.retain)
+    full = {package.ref.pkgid for package in named(packages, request.keeping.full)}
     request.cachedir.mkdir(parents=True, exist_ok=True)
     # Not in the output: createrepo_c would find the RPM while it is being made.
     with tempfile.TemporaryDirectory(prefix="set-", dir=request.cachedir) as directory:
@@ -115,6 +129,7 @@ def make_set(
                 cache=DigestCache(request.cachedir / "digests.sqlite"),
                 name=request.name,
                 older=_older(repo, commit, request),
+                full=full,
                 report=report,
             )
         head = built.head
@@ -142,8 +157,22 @@ def make_set(
             index=built.index,
             updates=built.updates,
         )
-        entry = publish_set(rpm, entry, request.output, packages=packages)
+        entry = publish_set(rpm, entry, request.output, packages=packages, retained=retained)
     return MadeSet(request.output / entry.location, head, entry)
+
+
+def named(packages: Sequence[LocalPackage], names: Sequence[str]) -> list[LocalPackage]:
+    """Return the packages that ``names`` (names, NEVRAs, or "all") name; raises NotFound."""
+    found: dict[ContentDigest, LocalPackage] = {}
+    for name in names:
+        every = [p for p in packages if name in ("all", p.ref.nevra.name, str(p.ref.nevra))]
+        if not every:
+            raise NotFound(
+                f"{name}: the commit has no such package",
+                hint="name a package or its NEVRA, or all",
+            )
+        found |= {package.ref.pkgid: package for package in every}
+    return list(found.values())
 
 
 def _older(repo: Repository, commit: ObjectChecksum, request: SetRequest) -> Older:

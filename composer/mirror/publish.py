@@ -32,7 +32,7 @@ from composer.jigdo.pointer import (
     parse_pointer,
 )
 from composer.mirror.set_rpm import locate_jigdo
-from composer.rpm.package import LOCAL_DIRECTORY
+from composer.rpm.package import LOCAL_DIRECTORY, retained_location
 from composer.rpm.rpmmd import REPOMD, Repomd, parse_repomd, unpack_small
 from composer.system.command import require_program, run
 from composer.system.files import sync_directory, write_bytes, writing
@@ -82,13 +82,15 @@ def publish_set(
     repository: Path,
     *,
     packages: Sequence[LocalPackage] = (),
+    retained: Sequence[LocalPackage] = (),
 ) -> PointerEntry:
     """Put a set's RPM into the rpm-md repository at ``repository``, made if it is none.
 
-    Of ``packages``, the set's, those that came from no repository are put there too.
-    Returns ``entry`` as published: where another RPM of this name lies already,
-    clients may be reading it, so the new one gets a name of its own.  Raises
-    ChecksumMismatch when the RPM is not the one ``entry`` describes.
+    Of ``packages``, the set's, those that came from no repository are put there too, and
+    ``retained`` ones where clients look for what their repositories have no more.
+    Returns ``entry`` as published: where another RPM of this name lies already, clients
+    may be reading it, so the new one gets a name of its own.  Raises ChecksumMismatch
+    when the RPM is not the one ``entry`` describes.
     """
     require_program("createrepo_c", package="createrepo-c (Debian) or createrepo_c (Fedora)")
     if (actual := _digest(set_rpm)) != entry.pkgid:
@@ -100,6 +102,9 @@ def publish_set(
             if is_ours(package):
                 path = repository / package.ref.location
                 _place(package.path, path, package.ref.pkgid, entry.timestamp)
+        for package in retained:
+            path = repository / retained_location(package.ref)
+            _place(package.path, path, package.ref.pkgid, entry.timestamp)
         _place(set_rpm, repository / entry.location, entry.pkgid, entry.timestamp)
         old = _read_repomd(repository)
         pointer = _read_pointer(repository, old).with_entry(entry)

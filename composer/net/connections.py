@@ -56,6 +56,7 @@ class Connections:
             )
             for _ in range(self.limits.parallel)
         ]
+        self._closed = False
         self._running: dict[Any, Attempt] = {}
         self._later: list[tuple[float, int, Job]] = []
         self._order = 0
@@ -73,6 +74,7 @@ class Connections:
         for handle in self._idle:
             handle.close()
         self._idle.clear()
+        self._closed = True
         self._multi.close()
 
     def run(
@@ -89,6 +91,7 @@ class Connections:
         raised: a full disk ends everything.
         """
         waiting = deque(jobs)
+        assert not self._closed, "they are closed"
         try:
             while (waiting or self._running or self._later) and not stopped():
                 ended = self._begin(waiting, may_start)

@@ -21,6 +21,10 @@ class FetchFailed(ComposerError):
     """No mirror could deliver something; the details say why for each."""
 
 
+class Unreachable(FetchFailed):
+    """No mirror said anything about it: the network, or all of them, are down."""
+
+
 class Sink(Protocol):
     """Where the bytes of one job go."""
 
@@ -60,6 +64,7 @@ class Job:
     _failures: list[str] = field(default_factory=list)
     _lies: list[VerificationFailed] = field(default_factory=list)
     _missing: int = 0
+    _silent: int = 0
     _ruled_out: set[str] = field(default_factory=set)
     _tries: dict[str, int] = field(default_factory=dict)
 
@@ -82,6 +87,7 @@ class Job:
         if not (failure.verdict is Verdict.TRANSIENT and self._has_advanced()):
             self._tries[base] = self.tries(base) + 1
         self._missing += failure.verdict is Verdict.MISSING
+        self._silent += failure.verdict is Verdict.TRANSIENT
         if failure.verdict is not Verdict.TRANSIENT:
             self._ruled_out.add(base)
         if isinstance(failure.cause, VerificationFailed):
@@ -110,4 +116,5 @@ class Job:
         if self._missing == len(self._failures):
             message = f"{self.what}: not found on any mirror"
             return NotFound(message, details=reasons, hint=_HINT)
-        return FetchFailed(f"{self.what}: could not be fetched", details=reasons, hint=_HINT)
+        kind = Unreachable if self._silent == len(self._failures) else FetchFailed
+        return kind(f"{self.what}: could not be fetched", details=reasons, hint=_HINT)

@@ -14,20 +14,22 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from composer.checksum import ContentDigest
-from composer.errors import ChecksumMismatch, ComposerError, NotFound
+from composer.errors import ChecksumMismatch, ComposerError, NotFound, VerificationFailed
 from composer.net.body import Span
 from composer.net.connections import Connections, Limits
-from composer.net.job import Job
+from composer.net.job import FetchFailed, Job, Unreachable
 from composer.net.location import Mirrors
 from composer.net.traffic import Traffic
 from composer.progress import Report, Step, silent
+from composer.rpm.beginnings import Beginning
 from composer.rpm.package import PackageRef
 from composer.system.files import explained
 
@@ -39,16 +41,43 @@ _CHUNK = 1 << 20
 _REPORT_SECONDS = 0.5
 
 _Ended: TypeAlias = "queue.SimpleQueue[Job | BaseException | None]"
-Relocate = Callable[[Sequence[PackageRef]], Mapping[ContentDigest, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """An RPM to fetch: which one, under what name to keep it, who may have it."""
+    """An RPM to fetch: which one, under what name to keep it, who may have it.
+
+    ``serves`` is the package that it is fetched for, where it is not that one itself;
+    ``beginning`` is what is wanted of it, None for the whole.
+    """
 
     ref: PackageRef
     destination: Path
     mirrors: Mirrors
+    serves: PackageRef | None = None
+    beginning: Beginning | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes to fetch."""
+        return self.beginning.size if self.beginning else self.ref.size
+
+    @property
+    def digest(self) -> ContentDigest:
+        """Digest of these bytes."""
+        return self.beginning.digest if self.beginning else self.ref.pkgid
+
+    @property
+    def package(self) -> PackageRef:
+        """The package that was asked for."""
+        return self.serves or self.ref
+
+
+Elsewhere: TypeAlias = "Callable[[Sequence[PackageRef]], Iterable[Wanted]]"
+"""Says what to try for packages that were not had; several for one package in their order."""
+
+Lost: TypeAlias = "Callable[[PackageRef, tuple[ComposerError, ...]], object]"
+"""Called with a package that nobody has, and what was said by those who were asked."""
 
 
 def fetch_packages(
@@ -56,36 +85,48 @@ def fetch_packages(
     *,
     traffic: Traffic | None = None,
     limits: Limits | None = None,
-    relocate: Relocate | None = None,
+    elsewhere: Sequence[Elsewhere] = (),
+    lost: Lost | None = None,
     report: Report = silent,
     window: int = WINDOW,
     kind: str = "rpm",
+    probe: bool = False,
 ) -> Generator[Wanted, None, None]:
     """Yield each of ``wanted`` when its RPM is complete and verified at its destination.
 
     The order is that of arrival.  An item counts against ``window`` (bytes) until
     the next one is asked for.  A verified file of an earlier run is yielded
-    without a request, a partial one is continued.  When RPMs are at their
-    ``location`` on no mirror, ``relocate`` gets them all, once, and returns new
-    locations by pkgid.  Raises ChecksumMismatch, NotFound, FetchFailed, NoSpace;
-    close the generator to stop early.
+    without a request, a partial one is continued.  For RPMs that are on no mirror, or
+    are another file than they should be on each, ``elsewhere`` is asked, one after the
+    other, and what it names is fetched, and yielded, instead.  At the end ``lost`` gets
+    what was not had; without it, the first such error is raised: ChecksumMismatch (and
+    kin), NotFound, FetchFailed.  Unreachable mirrors and NoSpace end it at once.  With
+    ``probe``, only one byte of each is asked for, and nothing is kept.  Close the
+    generator to stop early.
     """
-    courier = _Courier(traffic=traffic, limits=limits, report=report, window=window, kind=kind)
+    courier = _Courier(
+        traffic=traffic, limits=limits, report=report, window=window, kind=kind, probe=probe
+    )
+    failed: dict[ContentDigest, tuple[PackageRef, list[ComposerError]]] = {}
     try:
-        missing = yield from courier.deliver(wanted)
-        if missing and relocate is not None:
-            found = relocate([item.ref for item, _ in missing])
-            again = [_moved(item, found) for item, _ in missing if item.ref.pkgid in found]
-            lost = [pair for pair in missing if pair[0].ref.pkgid not in found]
-            missing = (yield from courier.deliver(again)) + lost
-        if missing:
-            raise missing[0][1]
+        for item, error in (yield from courier.deliver(wanted, patient=False)):
+            failed[item.package.pkgid] = item.package, [error]
+        for ask in elsewhere if failed else ():
+            offers: dict[ContentDigest, deque[Wanted]] = {}
+            for item in ask([package for package, _ in failed.values()]):
+                offers.setdefault(item.package.pkgid, deque()).append(item)
+            while wave := [own.popleft() for key, own in offers.items() if key in failed and own]:
+                missed = yield from courier.deliver(wave, patient=True)
+                for item, error in missed:
+                    failed[item.package.pkgid][1].append(error)
+                for key in {i.package.pkgid for i in wave} - {i.package.pkgid for i, _ in missed}:
+                    del failed[key]
     finally:
         courier.close()
-
-
-def _moved(item: Wanted, found: Mapping[ContentDigest, str]) -> Wanted:
-    return replace(item, ref=replace(item.ref, location=found[item.ref.pkgid]))
+    for package, errors in failed.values():
+        if lost is None:
+            raise errors[0]
+        lost(package, tuple(errors))
 
 
 class _Courier:
@@ -99,7 +140,9 @@ class _Courier:
         report: Report,
         window: int,
         kind: str,
+        probe: bool,
     ) -> None:
+        self._probe = probe
         self._connections = Connections(limits=limits, traffic=traffic)
         self._report, self._window, self._kind = report, window, kind
         self._lock = threading.Lock()
@@ -115,34 +158,41 @@ class _Courier:
         self._connections.close()
 
     def deliver(
-        self, wanted: Sequence[Wanted]
-    ) -> Generator[Wanted, None, list[tuple[Wanted, NotFound]]]:
-        """Yield what arrives; returns what no mirror has."""
-        sinks = [
-            _PackageFile(item) for item in {item.destination: item for item in wanted}.values()
-        ]
+        self, wanted: Sequence[Wanted], *, patient: bool
+    ) -> Generator[Wanted, None, list[tuple[Wanted, ComposerError]]]:
+        """Yield what arrives; returns what did not, with the reason.
+
+        Unless ``patient``, the first that finds nobody reachable ends it: the others would
+        wait as long for the same.
+        """
+        make = _Probe if self._probe else _PackageFile
+        sinks = [make(item) for item in {item.destination: item for item in wanted}.values()]
         ended: _Ended = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=self._move, args=([self._job(sink) for sink in sinks], ended), daemon=True
         )
         self._thread.start()
-        missing: list[tuple[Wanted, NotFound]] = []
+        missing: list[tuple[Wanted, ComposerError]] = []
         for job in self._arriving(ended, sinks):
-            assert isinstance(job.sink, _PackageFile)
+            assert isinstance(job.sink, (_PackageFile, _Probe))
             item = job.sink.item
-            if isinstance(job.error, NotFound):
-                missing.append((item, job.error))
-            elif job.error is not None:
-                raise job.error
-            else:
+            if job.error is None:
                 yield item
+            elif isinstance(job.error, Unreachable) and not patient and item.serves is None:
+                raise job.error
+            elif isinstance(job.error, (NotFound, FetchFailed, VerificationFailed)):
+                missing.append((item, job.error))
+            else:
+                raise job.error
             with self._lock:
-                self._held -= item.ref.size
+                self._held -= job.span.length
         return missing
 
-    def _job(self, sink: _PackageFile) -> Job:
+    def _job(self, sink: _PackageFile | _Probe) -> Job:
         item = sink.item
-        span = Span(0, item.ref.size, whole=True)
+        span = Span(0, item.size, whole=item.beginning is None)
+        if self._probe:  # the last byte: a file of another size is told by that, too
+            span = Span(max(item.ref.size - 1, 0), 1, whole=True)
         return Job(str(item.ref.nevra), item.ref.location, item.mirrors, self._kind, span, sink)
 
     def _move(self, jobs: list[Job], ended: _Ended) -> None:
@@ -163,8 +213,8 @@ class _Courier:
             self._held += job.span.length
             return True
 
-    def _arriving(self, ended: _Ended, sinks: list[_PackageFile]) -> Iterator[Job]:
-        total = sum(sink.item.ref.size for sink in sinks)
+    def _arriving(self, ended: _Ended, sinks: Sequence[_PackageFile | _Probe]) -> Iterator[Job]:
+        total = sum(sink.item.size for sink in sinks)
         name = ""
         while True:
             done = sum(sink.size for sink in sinks)
@@ -179,6 +229,30 @@ class _Courier:
                 raise job
             name = job.what
             yield job
+
+
+class _Probe:
+    """A sink that only learns that an RPM is there."""
+
+    def __init__(self, item: Wanted) -> None:
+        self.item = item
+        self.size = 0
+
+    def start(self) -> int:
+        return 0
+
+    def write(self, piece: bytes | memoryview) -> None:
+        self.size += len(piece)
+
+    def finish(self, source: str) -> None:
+        pass
+
+    def restart(self) -> bool:
+        self.size = 0
+        return True
+
+    def close(self) -> None:
+        pass
 
 
 class _PackageFile:
@@ -220,7 +294,7 @@ class _PackageFile:
         """Take the digest of what is there; False when it is longer than the RPM."""
         self._digest, self.size = hashlib.sha256(), 0
         with path.open("rb") as stream:
-            if os.fstat(stream.fileno()).st_size > self.item.ref.size:
+            if os.fstat(stream.fileno()).st_size > self.item.size:
                 return False
             while piece := stream.read(_CHUNK):
                 self._digest.update(piece)
@@ -228,7 +302,7 @@ class _PackageFile:
         return True
 
     def _right(self) -> bool:
-        return self._digest.digest() == self.item.ref.pkgid
+        return self._digest.digest() == self.item.digest
 
     def write(self, piece: bytes | memoryview) -> None:
         self._digest.update(piece)
@@ -243,7 +317,7 @@ class _PackageFile:
         if not self._right():
             raise ChecksumMismatch(
                 what=str(self.item.ref.nevra),
-                expected=str(self.item.ref.pkgid),
+                expected=str(self.item.digest),
                 actual=self._digest.hexdigest(),
                 source=source,
             )

@@ -11,11 +11,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
-from composer.checksum import ContentDigest
 from composer.errors import FormatError, NotFound, VerificationFailed
 from composer.jigdo.pointer import MAX_POINTER, RECORD_TYPE, Pointer, PointerEntry, parse_pointer
 from composer.net.fetch import Fetcher
 from composer.net.location import safe_location
+from composer.rpm.package import PackageRef
 from composer.rpm.rpmmd import (
     MAX_PACKED,
     MAX_REPOMD,
@@ -23,7 +23,7 @@ from composer.rpm.rpmmd import (
     Record,
     Repomd,
     check_record,
-    find_locations,
+    find_packages,
     parse_repomd,
     unpack_record,
     unpack_small,
@@ -68,14 +68,20 @@ def _parse_pointer(packed: bytes, record: Record) -> Pointer:
 
 
 def locate_packages(
-    fetcher: Fetcher, wanted: Collection[ContentDigest], *, spool: Path | None = None
-) -> dict[ContentDigest, str]:
-    """Find RPMs by pkgid in the package list, which passes through a file in ``spool``.
+    fetcher: Fetcher, wanted: Collection[PackageRef], *, spool: Path | None = None
+) -> list[PackageRef]:
+    """Find RPMs in the package list, which passes through a file in ``spool``.
 
-    What the repository does not have is absent from the result.
+    Returns what has the pkgid of a package that is wanted, or its name (NEVRA): that was
+    made anew, or is another.
     """
+    pkgids = {package.pkgid for package in wanted}
+    nevras = {package.nevra for package in wanted}
+    return _with_primary(fetcher, spool, lambda primary: find_packages(primary, pkgids, nevras))
 
-    def read(repomd: Repomd) -> dict[ContentDigest, str]:
+
+def _with_primary(fetcher: Fetcher, spool: Path | None, look: Callable[[Path], _Got]) -> _Got:
+    def read(repomd: Repomd) -> _Got:
         record = repomd.require("primary")
         with (
             tempfile.TemporaryFile(dir=spool) as packed,
@@ -90,7 +96,7 @@ def locate_packages(
             packed.seek(0)
             unpack_record(packed, record, plain)
             plain.flush()
-            return find_locations(Path(plain.name), wanted)
+            return look(Path(plain.name))
 
     return _with_repomd(fetcher, read)
 

@@ -34,6 +34,7 @@ _SECONDS = 120.0
 _LINE = 1 << 20
 _MOST_PACKAGES = 100_000
 _MOST_ENTRIES = 1000
+_MOST_PATHS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,39 @@ def read_rpmdb(
         "names": None if names is None else sorted(names),
         "entries": min(entries, _MOST_ENTRIES),
     }
+    _run(directory, job, take)
+    return sorted(found, key=lambda package: package.nevra)
+
+
+def read_paths(directory: Path, packages: Iterable[Nevra]) -> dict[Nevra, list[str]]:
+    """Return the files of those of ``packages`` that the rpmdb in ``directory`` has.
+
+    They are in the order of the header, which is that of the RPM's: position is file index.
+    What is said of :func:`read_rpmdb` holds here too; paths are the database's, unchecked.
+    """
+    wanted, left = set(packages), _MOST_PATHS
+    found: dict[Nevra, list[str]] = {}
+
+    def take(line: bytes, _: object = None) -> None:
+        nonlocal left
+        try:
+            document = json.loads(line)
+            nevra = _nevra(document["package"])
+            paths = [str(path) for path in document["paths"]]
+        except (ValueError, TypeError, KeyError):
+            return  # it is none of the wanted
+        if nevra in wanted:
+            left -= len(paths)
+            if left < 0:
+                raise FormatError(f"the rpm database has more than {_MOST_PATHS} files")
+            found.setdefault(nevra, []).extend(paths)
+
+    names = sorted({nevra.name for nevra in wanted})
+    _run(directory, {"names": None, "entries": 0, "files": names}, take)
+    return found
+
+
+def _run(directory: Path, job: Mapping[str, object], take: Callable[..., None]) -> None:
     try:
         (_run_sandboxed if os.geteuid() == 0 else _run_limited)(directory, job, take)
     except (CommandFailed, LimitExceeded) as error:
@@ -114,10 +148,9 @@ def read_rpmdb(
                 hint="apt-get install python3-rpm, or dnf install python3-rpm",
             ) from error
         raise FormatError(
-            "librpm cannot read the rpm database of the commit",
+            "librpm cannot read the rpm database",
             details=output.strip().splitlines()[-4:] or [error.message],
         ) from error
-    return sorted(found, key=lambda package: package.nevra)
 
 
 def _run_sandboxed(directory: Path, job: Mapping[str, object], take: Callable[..., None]) -> None:
@@ -162,8 +195,7 @@ def _run_limited(directory: Path, job: Mapping[str, object], take: Callable[...,
 def _parse(line: bytes) -> Installed | None:
     try:
         document = json.loads(line)
-        name, epoch, version, release, arch = document["package"]
-        nevra = _checked(name, str(epoch or 0), version, release, arch or "noarch")
+        nevra = _nevra(document["package"])
         entries = tuple(
             ChangelogEntry(int(time), str(author), str(text))
             for time, author, text in document["changelog"]
@@ -171,6 +203,11 @@ def _parse(line: bytes) -> Installed | None:
     except (ValueError, TypeError, KeyError) as error:
         raise FormatError(f"the rpm database has a package that is none: {error}") from None
     return Installed(nevra, entries)
+
+
+def _nevra(identity: Any) -> Nevra:
+    name, epoch, version, release, arch = identity
+    return _checked(name, str(epoch or 0), version, release, arch or "noarch")
 
 
 def newer_entries(

@@ -19,10 +19,15 @@ _WRITTEN = 64 << 20
 # A line of the answer is at most 1 MiB; JSON makes up to six bytes of one.
 _CHANGELOG_BYTES = 100 << 10
 _NAME_LENGTH = 1000
+_PATHS_LENGTH = 100 << 10
 
 
 def main() -> None:
-    """Answer the job: ``dbpath``, ``names`` (None: all), ``entries`` of each changelog."""
+    """Answer the job: ``dbpath``, ``names`` (None: all), ``entries`` of each changelog.
+
+    With ``files``, a list of names, the answer is the paths of these packages' files instead, in
+    the order of the headers, some to a line.
+    """
     job = json.load(sys.stdin)
     for kind, limit in (
         (resource.RLIMIT_AS, _MEMORY),
@@ -41,9 +46,14 @@ def main() -> None:
         if header["name"] == "gpg-pubkey":
             continue
         identity = [header[tag] for tag in ("name", "epoch", "version", "release", "arch")]
-        changelog = list(_changelog(header, job["entries"]))
-        if all(len(str(part)) <= _NAME_LENGTH for part in identity):
+        if any(len(str(part)) > _NAME_LENGTH for part in identity):
+            continue
+        if job.get("files") is None:
+            changelog = list(_changelog(header, job["entries"]))
             print(json.dumps({"package": identity, "changelog": changelog}))
+        elif header["name"] in job["files"]:
+            for paths in _paths(header):
+                print(json.dumps({"package": identity, "paths": paths}))
 
 
 def _headers(transaction: Any, names: list[str] | None) -> Iterator[Any]:
@@ -52,6 +62,18 @@ def _headers(transaction: Any, names: list[str] | None) -> Iterator[Any]:
         return
     for name in names:
         yield from transaction.dbMatch("name", name)
+
+
+def _paths(header: Any) -> Iterator[list[str]]:
+    """Yield the paths in lists that make lines of bounded length."""
+    found, length = [], 0
+    for path in header["filenames"]:
+        found.append(path)
+        length += len(path)
+        if length > _PATHS_LENGTH:
+            yield found
+            found, length = [], 0
+    yield found
 
 
 def _changelog(header: Any, most: int) -> Iterator[tuple[int, str, str]]:

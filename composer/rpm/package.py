@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Where the repository of a set has RPMs that came from no repository.
 LOCAL_DIRECTORY = "local"
+_RETAINED_DIRECTORY = "retained"
 
 _NAME = re.compile(r"[A-Za-z0-9_.+~^%{}@-]+\Z")
 _FIELD = re.compile(r"[A-Za-z0-9_.+~^]+\Z")
@@ -96,6 +97,17 @@ class PackageRef:
     size: int
     repository: str = ""
     location: str = ""
+
+
+def file_name(package: PackageRef) -> str:
+    """Return what the file of a package is usually called: its epoch is not in it."""
+    nevra = package.nevra
+    return f"{nevra.name}-{nevra.version}-{nevra.release}.{nevra.arch}.rpm"
+
+
+def retained_location(package: PackageRef) -> str:
+    """Return where the repository of a set keeps an RPM for the day on which others drop it."""
+    return f"{_RETAINED_DIRECTORY}/{package.pkgid}/{file_name(package)}"
 
 
 @contextmanager

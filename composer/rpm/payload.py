@@ -7,6 +7,7 @@ than the header says, and every ``rpm.fd`` is closed.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -179,6 +180,26 @@ def opened_payload(path: Path) -> Iterator[tuple[Any, FileList, Callable[[], Ite
     ``contents()`` walks the payload once and yields the contents of regular
     files in payload order; those not read are skipped.  Raises PackageRefused.
     """
+    with _opened_archive(path) as (header, files, archive, _):
+        yield header, files, lambda: _contents(archive, files)
+
+
+def read_ends(path: Path) -> Iterator[tuple[Sequence[int], int]]:
+    """Yield each content's file indexes, and how much of the RPM had been read at its end.
+
+    So many bytes of the RPM suffice to unpack all contents up to this one.  Decompressors
+    read ahead, so fewer may do.  Raises PackageRefused.
+    """
+    with _opened_archive(path) as (_, files, archive, descriptor):
+        for content in _contents(archive, files):
+            for _ in content.pieces():
+                pass
+            yield content.indexes, os.lseek(descriptor, 0, os.SEEK_CUR)
+
+
+@contextmanager
+def _opened_archive(path: Path) -> Iterator[tuple[Any, FileList, Any, int]]:
+    """Open an RPM as (header, files, librpm's archive, descriptor that it reads from)."""
     import rpm
 
     with opened(path) as (header, stream):
@@ -194,7 +215,7 @@ def opened_payload(path: Path) -> Iterator[tuple[Any, FileList, Callable[[], Ite
             payload = rpm.fd(stream, "r", _IO[compressor])
             archive = listed.archive(payload)
             try:
-                yield header, files, lambda: _contents(archive, files)
+                yield header, files, archive, stream.fileno()
             finally:
                 payload.close()
         except PackageRefused as error:

@@ -220,11 +220,14 @@ class _ZstdReader:
             raise EOFError(str(error)) from error
 
 
-def find_locations(primary: Path, wanted: Collection[ContentDigest]) -> dict[ContentDigest, str]:
-    """Find where the packages ``wanted`` are by primary.xml, uncompressed, at ``primary``."""
-    names = {str(pkgid): pkgid for pkgid in wanted}
-    found = _packages(primary, lambda pkgid: pkgid in names)
-    return {names[package.pkgId]: package.location_href for package in found}
+def find_packages(
+    primary: Path, pkgids: Collection[ContentDigest], nevras: Collection[Nevra]
+) -> list[PackageRef]:
+    """Find packages by pkgid or by name in primary.xml, uncompressed, at ``primary``."""
+    keys, names = {str(pkgid) for pkgid in pkgids}, {nevra.name for nevra in nevras}
+    found = _packages(primary, lambda package: package.pkgId in keys or package.name in names)
+    references = (_reference(package, "") for package in found)
+    return [one for one in references if one.pkgid in pkgids or one.nevra in nevras]
 
 
 def read_packages(directory: Path, repository: str = "") -> list[PackageRef]:
@@ -241,7 +244,7 @@ def read_packages(directory: Path, repository: str = "") -> list[PackageRef]:
             key=_order,
         )
     with _local_primary(directory) as primary:
-        found = _packages(primary, lambda pkgid: True)
+        found = _packages(primary, lambda package: True)
         return sorted((_reference(package, repository) for package in found), key=_order)
 
 
@@ -264,8 +267,8 @@ def _local_primary(directory: Path) -> Iterator[Path]:
         raise error.within(str(directory)) from None
 
 
-def _packages(primary: Path, wanted: Callable[[str], bool]) -> list[Any]:
-    """The createrepo_c packages of an uncompressed primary.xml whose pkgid is ``wanted``."""
+def _packages(primary: Path, wanted: Callable[[Any], bool]) -> list[Any]:
+    """The createrepo_c packages of an uncompressed primary.xml that are ``wanted``."""
     import createrepo_c
 
     with primary.open("rb") as stream:
@@ -274,7 +277,7 @@ def _packages(primary: Path, wanted: Callable[[str], bool]) -> list[Any]:
     found: list[Any] = []
 
     def keep(package: Any) -> None:
-        if wanted(package.pkgId):
+        if wanted(package):
             found.append(package)
 
     try:

@@ -46,6 +46,17 @@ def test_rpms_of_a_cache_are_not_fetched_under_whatever_name(
     assert sorted(cache.rglob("*")) == before  # it is not ours
 
 
+def test_a_dry_run_announces_what_is_left_to_move(
+    published: Published, mirror: LyingMirror, updatable: Client
+) -> None:
+    updatable.add_remote(mirror.url)
+    words = [*updatable.words(), "--config-dir", str(updatable.config), "--dry-run"]
+    without = run_here(*words).document["transfers"]["rpm"]
+    assert without["bytes"] > 0
+    cached = run_here(*words, "--rpm-cache", published.packages(2)).document["transfers"]["rpm"]
+    assert cached == {"bytes": 0, "requests": 0}
+
+
 def test_only_what_the_caches_lack_is_fetched(
     published: Published, mirror: LyingMirror, updatable: Client, tmp_path: Path
 ) -> None:

@@ -221,6 +221,7 @@ def test_command_adds_lists_and_removes(tmp_path: Path, keys: tuple[Path, Path, 
         "fingerprints": [keys[2]],
         "keyring": str(tmp_path / "remotes.d/os.gpg"),
         "urls": ["http://a/"],
+        "archives": [],
         "repositories": {"u": ["http://u/"]},
     }
     assert keys[2] in _run("list", config=tmp_path).stdout
@@ -233,3 +234,15 @@ def test_command_explains_a_wrong_repository(tmp_path: Path) -> None:
     result = _run(*argv, config=tmp_path)
     assert result.exit_code == 2
     assert "ID=URL" in result.output
+
+
+def test_archives_are_kept_checked_and_shown(tmp_path: Path) -> None:
+    argv = ["os", "http://a", "--trust", "none", "--archive", "http://old/{name}/{file}"]
+    _run("add", *argv, "--archive", str(tmp_path), config=tmp_path)
+    [listed] = _json(_run("list", "--json", config=tmp_path))
+    assert listed["archives"] == ["http://old/{name}/{file}", f"{tmp_path.as_uri()}/"]
+    assert "archive http://old/{name}/{file}" in _run("list", config=tmp_path).stdout
+    path = tmp_path / "remotes.d/os.toml"
+    path.write_text(path.read_text().replace("{file}", "{source}"))
+    with pytest.raises(FormatError, match=r"os.toml: archives: .*no field \{source\}"):
+        load_remote(path)

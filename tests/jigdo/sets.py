@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import subprocess
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
-from composer.errors import FormatError
+from composer.errors import FormatError, NotFound, VerificationFailed
 from composer.jigdo.build import LocalPackage, Older, build_set
 from composer.jigdo.container import (
     TRAILER_SIZE,
@@ -22,11 +22,13 @@ from composer.jigdo.container import (
 )
 from composer.jigdo.delta.building import NO_DELTAS, DeltaOptions
 from composer.jigdo.examine import examine
+from composer.jigdo.lost import LostPackage, PackagesLost
 from composer.jigdo.reader import JigdoSet
 from composer.jigdo.reassemble import Arriving, reassemble
 from composer.ostree.digests import DigestCache
 from composer.ostree.objects import Header
 from composer.ostree.repo import Repository
+from composer.rpm.beginnings import NO_BEGINNINGS, Beginning
 from composer.rpm.package import PackageRef, read_ref
 
 REF = "test/x86_64/os"
@@ -92,7 +94,11 @@ def index_of(data: bytes) -> Index:
 
 
 class Packages:
-    """RPM files as a source of packages.  ``instead`` lies; ``fail_after`` stops early."""
+    """RPM files as a source of packages.
+
+    ``instead`` lies; ``fail_after`` stops early; packages in ``lost`` are given, by what is
+    left of their files, only as often as there are such.
+    """
 
     def __init__(
         self,
@@ -100,20 +106,38 @@ class Packages:
         *,
         instead: Mapping[str, Path] | None = None,
         fail_after: int | None = None,
+        lost: Mapping[str, Sequence[Path]] | None = None,
     ) -> None:
         self._paths = {package.ref.pkgid: package.path for package in packages}
         self._instead = instead or {}
         self._fail_after = fail_after
+        self._left = {name: [*paths] for name, paths in (lost or {}).items()}
+        self.refused: list[str] = []
         self.given: list[str] = []
         self.finished: list[str] = []
 
-    def fetch(self, packages: Sequence[PackageRef]) -> Arriving:
+    def fetch(
+        self,
+        packages: Sequence[PackageRef],
+        beginnings: Mapping[ContentDigest, Beginning] = NO_BEGINNINGS,
+    ) -> Arriving:
+        lost = []
         for package in packages:
             if len(self.given) == self._fail_after:
                 raise Unplugged
             name = package.nevra.name
+            if name in self._left and not self._left[name]:
+                lost.append(LostPackage(package, (NotFound(f"{name}: gone"),)))
+                continue
             self.given.append(name)
-            yield package, self._instead.get(name, self._paths[package.pkgid])
+            own = self._instead.get(name, self._paths[package.pkgid])
+            yield package, self._left[name].pop(0) if name in self._left else own
+        if lost:
+            raise PackagesLost(lost)
+
+    def refuse(self, package: PackageRef, error: VerificationFailed) -> bool:
+        self.refused.append(package.nevra.name)
+        return package.nevra.name in self._left
 
     def done(self, package: PackageRef) -> None:
         self.finished.append(package.nevra.name)
@@ -155,6 +179,7 @@ def build(
     workers: int = 2,
     deltas: DeltaOptions = NO_DELTAS,
     descriptions: Mapping[ObjectChecksum, bytes] | None = None,
+    full: Collection[ContentDigest] = (),
 ) -> SetOnDisk:
     """Build a set in memory, with the digest cache in ``scratch``."""
     out = io.BytesIO()
@@ -168,6 +193,7 @@ def build(
         cache=cache,
         workers=workers,
         older=Older(deltas, descriptions or {}),
+        full=full,
     )
     assert built.index == place_of(out.getvalue())
     return SetOnDisk(repo, commit, tuple(packages), out.getvalue())

@@ -33,6 +33,7 @@ from composer.jigdo.manifest import (
     set_name,
 )
 from composer.ostree.objects import Header
+from composer.rpm.beginnings import MOST, STEP, Beginning
 from composer.rpm.package import Nevra, PackageRef
 
 PKGID = ContentDigest(bytes(range(32)))
@@ -322,6 +323,7 @@ def test_map_has_the_known_bytes() -> None:
         + b"\x00\x0c\x03\x0b"  # ordinals: 0, +6, -2, -6
         + b"\x01\x01\x02\x00"
         + b"\x05\x05\x09\x00"
+        + b"\x00"  # no beginnings
     )
 
 
@@ -333,7 +335,7 @@ def test_map_survives() -> None:
 
 def test_empty_map_survives() -> None:
     mapping = make_map(PKGID, [])
-    assert dump_map(mapping) == bytes(range(32)) + b"\0"
+    assert dump_map(mapping) == bytes(range(32)) + b"\0\0"
     assert parse_map(dump_map(mapping), objects=0, headers=()) == mapping
 
 
@@ -344,15 +346,30 @@ _ENTRY = st.tuples(
 
 @given(st.lists(_ENTRY, unique_by=lambda entry: entry[:2]))
 def test_any_map_survives(entries: list[tuple[int, int, int, int]]) -> None:
-    mapping = make_map(PKGID, entries)
+    beginnings = tuple(
+        Beginning(STEP * number, number, ContentDigest.of(bytes([number])))
+        for number in range(1, min(len(entries), MOST) + 1)
+    )
+    mapping = make_map(PKGID, entries, lambda files: beginnings)
     assert parse_map(dump_map(mapping), objects=100_000, headers=HEADERS) == mapping
     rows = zip(mapping.files, mapping.ordinals, mapping.headers, mapping.sizes, strict=True)
     assert list(rows) == sorted(entries)
 
 
-def _raw_map(files: list[int], ordinals: list[int], headers: list[int], sizes: list[int]) -> bytes:
-    count = uvarint(len(files))
-    return PKGID + count + uvarints(files) + svarints(ordinals) + uvarints(headers + sizes)
+def _raw_map(
+    files: list[int],
+    ordinals: list[int],
+    headers: list[int],
+    sizes: list[int],
+    beginnings: tuple[list[int], list[int]] = ([], []),
+) -> bytes:
+    count, (lengths, served) = uvarint(len(files)), beginnings
+    columns = uvarints(files) + svarints(ordinals) + uvarints(headers + sizes)
+    cuts = uvarint(len(lengths)) + uvarints(lengths + served) + bytes(32 * len(lengths))
+    return PKGID + count + columns + cuts
+
+
+_TWO = ([0, 1], [0, 0], [0, 0], [0, 0])
 
 
 @pytest.mark.parametrize(
@@ -368,7 +385,14 @@ def _raw_map(files: list[int], ordinals: list[int], headers: list[int], sizes: l
         (_raw_map([1, 0], [0, -1], [0, 0], [0, 0]), "not in order"),  # the same entry again
         (_raw_map([1, 0], [3, -2], [0, 0], [0, 0]), "not in order"),
         (_raw_map([1], [0], [0], [0]) + b"\0", "too many"),
-        (_raw_map([1], [0], [0], [0])[:-1], "more than it can hold"),
+        (_raw_map([1], [0], [0], [0])[:-2], "more than it can hold"),
+        (_raw_map(*_TWO, ([5, 0], [1, 1])), "beginnings are not in order"),
+        (_raw_map(*_TWO, ([5, 5], [1, 0])), "beginnings are not in order"),
+        (_raw_map(*_TWO, ([0], [1])), "beginnings are not in order"),
+        (_raw_map(*_TWO, ([5], [3])), "more entries than there are"),
+        (_raw_map(*_TWO, ([2**62] * 4, [1] * 4)), "out of range"),
+        (_raw_map(*_TWO, ([1] * 33, [1] * 33)), "more than 32"),
+        (_raw_map(*_TWO, ([5], [1]))[:-1], "more than it can hold"),
         (PKGID + uvarint(2**60), "more than it can hold"),
         (PKGID, "middle of a value"),
         (PKGID[:31], "middle of a value"),

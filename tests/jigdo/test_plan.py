@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -15,6 +15,7 @@ from composer.checksum import ContentDigest, ObjectChecksum
 from composer.jigdo.container import Index, Kind
 from composer.jigdo.manifest import Contents, Head, Map, Package, Totals, make_contents, make_map
 from composer.jigdo.plan import Plan, make_plan, unexplained
+from composer.rpm.beginnings import Beginning
 from composer.rpm.package import Nevra, PackageRef
 
 NOWHERE = -1
@@ -184,13 +185,13 @@ def test_no_chosen_package_could_be_left_out(case: Case) -> None:
 
 
 @given(cases())
-def test_unexplained_objects_are_counted(case: Case) -> None:
+def test_unexplained_objects_are_named(case: Case) -> None:
     missing = flags(case.missing, case.objects)
-    assert unexplained(missing, case.world.maps.values(), case.world.contents) == 0
+    assert unexplained(missing, case.world.maps.values(), case.world.contents) == []
     without = {n: m for n, m in case.world.maps.items() if n}
     held = set(case.world.contents.ordinals).union(*(m.ordinals for m in without.values()))
     left = unexplained(missing, without.values(), case.world.contents)
-    assert left == len(set(case.missing) - held)
+    assert left == sorted(set(case.missing) - held)
 
 
 # --- choices
@@ -306,3 +307,47 @@ def test_package_that_is_here_is_preferred_and_moves_nothing() -> None:
     assert plan.packages[0].transfer == 0
     without = make_plan(*words)
     assert (chosen(without), without.package_bytes) == ([0], 10)
+
+
+# --- beginnings
+
+
+def _with_beginnings(made: World, number: int, *cuts: tuple[int, int]) -> None:
+    beginnings = tuple(Beginning(size, n, ContentDigest.of(b"%d" % size)) for size, n in cuts)
+    made.maps[number] = replace(made.maps[number], beginnings=beginnings)
+
+
+def test_the_shortest_beginning_with_all_that_is_missing_is_taken() -> None:
+    made = world([(1000, [(file, file) for file in range(6)])])
+    _with_beginnings(made, 0, (200, 2), (500, 4))
+    for missing, cost in (([0], 200), ([0, 1], 200), ([1, 2], 500), ([3], 500), ([0, 4], 1000)):
+        plan = make_plan(made.head, made.index, flags(missing, 6), made.maps, made.contents)
+        [package] = plan.packages
+        assert plan.package_bytes == package.transfer == cost
+        assert package.beginning == made.maps[0].beginning(max(missing) + 1)
+        assert (package.beginning is None) == (cost == 1000)
+
+
+def test_a_beginning_wins_over_a_smaller_rpm() -> None:
+    made = world([(1000, [(0, 0), (1, 1)]), (400, [(0, 0)])])
+    _with_beginnings(made, 0, (200, 1))
+    plan = make_plan(made.head, made.index, flags([0], 2), made.maps, made.contents)
+    assert chosen(plan) == [0]
+    assert plan.package_bytes == 200
+
+
+def test_a_beginning_shrinks_by_what_comes_from_elsewhere() -> None:
+    made = world([(1000, [(0, 0), (1, 1)]), (10, [(0, 1), (1, 2)])])
+    _with_beginnings(made, 0, (200, 1))
+    plan = make_plan(made.head, made.index, flags([0, 1, 2], 3), made.maps, made.contents)
+    assert plan.package_bytes == 210
+    assert chosen(plan) == [0, 1]
+    assert sorted(covered(plan, made.contents)) == [0, 1, 2]
+
+
+def test_an_rpm_that_is_here_is_taken_whole() -> None:
+    made = world([(1000, [(0, 0), (1, 1)])])
+    _with_beginnings(made, 0, (200, 1))
+    known = (made.head, made.index, flags([0], 2), made.maps, made.contents)
+    [package] = make_plan(*known, here={0}).packages
+    assert (package.transfer, package.beginning) == (0, None)

@@ -340,3 +340,9 @@ def test_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) -> None:
         thread.join(timeout=5)
     assert not isinstance(caught.value, VerificationFailed)
     assert "TLS" in caught.value.details[0]
+
+
+def test_a_closed_fetcher_does_not_wait_for_ever(fetcher: Fetcher, mirror: LyingMirror) -> None:
+    fetcher.close()
+    with pytest.raises(AssertionError, match="closed"):
+        fetcher.fetch_range("any", first=0, length=1)

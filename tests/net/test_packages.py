@@ -228,13 +228,18 @@ def test_moved_rpms_are_looked_up_once(
         (published / _location(number)).rename(published / f"pool/{number}.rpm")
     asked = []
 
-    def relocate(packages: Sequence[PackageRef]) -> dict[ContentDigest, str]:
+    def relocate(packages: Sequence[PackageRef]) -> list[Wanted]:
         asked.append(len(packages))
-        return {one.pkgid: f"pool/{one.nevra.name[1:]}.rpm" for one in packages}
+        return [_moved(one, wanted, f"pool/{one.nevra.name[1:]}.rpm") for one in packages]
 
-    assert len(list(fetch_packages(wanted, limits=QUICK, relocate=relocate))) == COUNT
+    assert len(list(fetch_packages(wanted, limits=QUICK, elsewhere=[relocate]))) == COUNT
     assert asked == [2]
     assert _complete(wanted)
+
+
+def _moved(package: PackageRef, wanted: Sequence[Wanted], location: str) -> Wanted:
+    (item,) = [item for item in wanted if item.ref == package]
+    return replace(item, ref=replace(package, location=location))
 
 
 def test_rpm_that_is_nowhere_is_reported_after_the_look_up(
@@ -243,7 +248,7 @@ def test_rpm_that_is_nowhere_is_reported_after_the_look_up(
     wanted = _wanted(published, tmp_path, mirror.url, count=2)
     mirror.drop(_location(1))
     with pytest.raises(NotFound, match="p1-1"):
-        list(fetch_packages(wanted, limits=QUICK, relocate=lambda packages: {}))
+        list(fetch_packages(wanted, limits=QUICK, elsewhere=[lambda packages: []]))
 
 
 def test_local_repository_serves(published: Path, tmp_path: Path) -> None:

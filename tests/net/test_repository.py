@@ -18,6 +18,7 @@ from composer.net.fetch import Fetcher
 from composer.net.job import FetchFailed
 from composer.net.location import Mirrors
 from composer.net.repository import find_entry, locate_packages, read_pointer
+from composer.rpm.package import Nevra, PackageRef
 from tests.net.lying_mirror import LyingMirror
 
 QUICK = Limits(stall_seconds=1, backoff_seconds=0.01, attempts=2)
@@ -158,11 +159,22 @@ def test_pointer_bomb_is_refused(fetcher: Fetcher, mirror: LyingMirror) -> None:
 
 
 def test_package_is_located_by_its_digest(fetcher: Fetcher) -> None:
-    wanted = [ContentDigest(b"p" * 32), ContentDigest(b"q" * 32)]
-    assert locate_packages(fetcher, wanted) == {wanted[0]: "pool/a-1-1.noarch.rpm"}
+    wanted = [_package(b"p", "x-1-1.noarch"), _package(b"q", "y-1-1.noarch")]
+    [found] = locate_packages(fetcher, wanted)
+    assert (found.pkgid, found.location) == (wanted[0].pkgid, "pool/a-1-1.noarch.rpm")
+
+
+def test_package_is_located_by_its_name_whatever_its_digest_is(fetcher: Fetcher) -> None:
+    [found] = locate_packages(fetcher, [_package(b"q", "a-1-1.noarch")])
+    assert found.pkgid == ContentDigest(b"p" * 32)
+    assert not locate_packages(fetcher, [_package(b"q", "a-1:1-1.noarch")])
+
+
+def _package(pkgid: bytes, nevra: str) -> PackageRef:
+    return PackageRef(Nevra.parse(nevra), ContentDigest(pkgid * 32), 1)
 
 
 def test_damaged_package_list_is_refused(fetcher: Fetcher, mirror: LyingMirror) -> None:
     mirror.flip_bit(_path(mirror, "primary"), 100)
     with pytest.raises(ChecksumMismatch):
-        locate_packages(fetcher, [ContentDigest(b"p" * 32)])
+        locate_packages(fetcher, [_package(b"p", "a-1-1.noarch")])
