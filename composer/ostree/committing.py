@@ -29,7 +29,7 @@ from composer.errors import ComposerError
 from composer.ostree.digests import ContentInfo, DigestCache
 from composer.ostree.objects import Header
 from composer.ostree.repo import INLINE_LIMIT, Repository
-from composer.system.files import explained, remove_tree, sync_directory
+from composer.system.files import explained, remove_tree, removing, sync_directory
 
 _PIECE = 1 << 20
 _CAPABILITY = "security.capability"
@@ -98,9 +98,13 @@ def write_tree(
     try:
         with writer:
             writer.store(files)
+            with removing(root):
+                writer.remember()
+                tree, meta = _write_directory(repo, top)
+                # Last, for it flushes: most of what the repository has need never be on disk.
+                writer.land()
     except OSError as error:
         raise explained(error, Path(error.filename or root)) from error
-    tree, meta = _write_directory(repo, top)
     return Written(tree, meta, len(files), writer.new)
 
 
@@ -166,6 +170,7 @@ class _Writer:
     ) -> None:
         self._repo, self.new = repo, 0
         self._cache, self._unread = cache, unread
+        self._read: Sequence[_File] = ()
         self._present = repo.content_names()
         self._staging = Path(tempfile.mkdtemp(prefix="jigdo-composer-", dir=repo.path / "tmp"))
         same = os.lstat(root).st_dev == os.lstat(self._staging).st_dev
@@ -180,7 +185,7 @@ class _Writer:
         remove_tree(self._staging)
 
     def store(self, files: Sequence[_File]) -> None:
-        """Store all; sets each file's checksum."""
+        """Make objects of all and set each file's checksum; :meth:`land` is still to be called."""
         for file in files:
             if file.header.is_symlink:
                 self._look_up_link(file)
@@ -193,12 +198,10 @@ class _Writer:
         with ThreadPoolExecutor(workers) as pool:
             # Large batches of small files: what a file costs here is mostly Python.
             list(pool.map(self._take, _batches(regular)))
-        self._land()
         for file in files:
             if not file.stored:
                 self._write(file)
-        if self._cache is not None:
-            self._cache.remember(dict(_learnt(regular)))
+        self._read = regular
 
     def _read_not(self, files: Sequence[_File], cache: DigestCache, unread: Unread) -> list[_File]:
         """Find the objects of files whose digests are known; returns those left to be read."""
@@ -240,7 +243,6 @@ class _Writer:
                 name = checksum.hex()
                 if name in self._present:
                     file.stored = True
-                    os.unlink(file.path)
                 elif self._adopts and file.plain and file.status.st_nlink == 1:
                     self._adopt(file, descriptor, name)
                     file.stored = True
@@ -278,7 +280,13 @@ class _Writer:
         # Another file with the same bytes and header may be there: it is the same object.
         os.rename(file.path, self._staging / name)
 
-    def _land(self) -> None:
+    def remember(self) -> None:
+        """Keep what is known now of the files that were read."""
+        if self._cache is not None:
+            self._cache.remember(dict(_learnt(self._read)))
+
+    def land(self) -> None:
+        """Give the new objects their names."""
         staged = os.listdir(self._staging)
         self.new += len(staged)
         if not staged:
