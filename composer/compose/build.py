@@ -23,6 +23,8 @@ from composer.compose.removal import remove_from_packages
 from composer.compose.rpmdb import Database, convert_for_tree
 from composer.compose.tree import Tree
 from composer.compose.treefile import Treefile
+from composer.compose.untouched import Untouched, can_tell
+from composer.ostree.digests import DigestCache
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
 from composer.system.limits import DEFAULTS, Limits
@@ -34,6 +36,8 @@ class Build:
 
     ``parent`` is "" for a commit without one; ``layers`` are in the repository at ``layered``.
     ``limits`` are those of each scriptlet, script and other program that runs for it.
+    ``digests`` is a :class:`DigestCache`'s file, "" for none.  With ``again``, the repository
+    has objects of an earlier build, and what is known to be among them is not read.
     """
 
     treefile: Treefile
@@ -49,6 +53,8 @@ class Build:
     layers: tuple[Layer, ...] = ()
     layered: Path | None = None
     limits: Limits = DEFAULTS
+    digests: str = ""
+    again: bool = False
 
 
 def build(
@@ -66,6 +72,7 @@ def build(
     """
     treefile, tree = wanted.treefile, Tree(work / "tree", wanted.limits)
     tree.root.mkdir()
+    untouched = Untouched(wanted.packages) if wanted.again and can_tell(tree.root) else None
     install(
         tree,
         wanted.packages,
@@ -74,6 +81,7 @@ def build(
         known=wanted.known,
         report=report,
         backend=wanted.database.backend,
+        untouched=untouched,
     )
     signatures = read_signatures(tree, wanted.packages) if treefile.ima else {}
     report(Step("postprocess", item="layout"))
@@ -114,4 +122,6 @@ def build(
             added=treefile.add_commit_metadata,
             container_cmd=treefile.container_cmd,
         ),
+        cache=DigestCache(Path(wanted.digests)) if wanted.digests else None,
+        unread=untouched.digest if untouched is not None else None,
     )

@@ -32,7 +32,8 @@ from composer.compose.metadata import (
 from composer.compose.packages import ComposedPackage
 from composer.compose.tree import Tree
 from composer.errors import BoundExceeded, ComposerError, FormatError
-from composer.ostree.committing import Attributes, write_tree
+from composer.ostree.committing import Attributes, Unread, write_tree
+from composer.ostree.digests import DigestCache
 from composer.ostree.repo import Repository
 from composer.rpm.listing import OWN_LIST
 from composer.rpm.package import Nevra
@@ -131,16 +132,26 @@ def read_committed(repository: Repository, commit: str, name: str) -> str | None
     return b"".join(pieces).decode(errors="surrogateescape")
 
 
-def commit(repository: Repository, tree: Tree, request: CommitRequest) -> ObjectChecksum:
+def commit(
+    repository: Repository,
+    tree: Tree,
+    request: CommitRequest,
+    *,
+    cache: DigestCache | None = None,
+    unread: Unread | None = None,
+) -> ObjectChecksum:
     """Commit ``tree``, consuming it.  Returns the commit's checksum; no ref leads to it.
 
+    ``cache`` and ``unread`` are those of :func:`write_tree`.
     Raises BadMetadata, NoPolicy, NoSpace, CommitFailed, RepositoryError.
     """
     values, detached = _metadata(request)
     labels = policy_of(tree, version=request.label_version) if request.selinux else nullcontext()
     with labels as policy, repository.transaction():
         attributes = _attributes(policy, request.signatures)
-        written = write_tree(repository, tree.root, attributes=attributes)
+        written = write_tree(
+            repository, tree.root, attributes=attributes, cache=cache, unread=unread
+        )
     # A transaction lands in no order: the commit comes after all that it names.
     with repository.libostree() as (ostree, repo), repository.transaction():
         mtree = ostree.MutableTree.new_from_checksum(repo, str(written.tree), str(written.meta))

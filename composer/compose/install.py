@@ -23,6 +23,7 @@ from composer.compose.headers import PackageFacts, read_facts, read_texts
 from composer.compose.packages import ComposedPackage
 from composer.compose.tree import BadTree, Tree
 from composer.compose.treefile import Treefile
+from composer.compose.untouched import Untouched
 from composer.errors import CommandFailed, ComposerError, MissingRequirement, NoSpace
 from composer.progress import Report, Step
 from composer.system import userns
@@ -81,10 +82,12 @@ def install(
     known: KnownAccounts,
     report: Report,
     backend: str = "sqlite",
+    untouched: Untouched | None = None,
 ) -> None:
     """Install ``packages`` into the empty ``tree``.
 
-    ``timestamp`` becomes the install time in the rpmdb, which ``backend`` writes.  Raises
+    ``timestamp`` becomes the install time in the rpmdb, which ``backend`` writes.
+    ``untouched`` learns which files nobody has written to since.  Raises
     ScriptletFailed, TransactionFailed, LimitExceeded, UnknownOwner, DeviceInTree, NoSpace,
     MissingRequirement.
     """
@@ -97,8 +100,10 @@ def install(
     owner = next((i for i, f in enumerate(facts) if "/etc/passwd" in f.passwd), -1)
     with _descriptors(packages) as descriptors:
         job = _job(packages, descriptors, treefile, facts, accounts, owner, backend)
+        job["watch"] = untouched is not None
         limits = _with_packages(tree.limits, facts)
-        _run(tree, limits, job, descriptors, timestamp, report)
+        events = _Events(len(descriptors), limits, report, untouched)
+        _run(tree, limits, job, descriptors, timestamp, events)
     require_owners(tree, facts)
     complete_shadow(tree)
     _lead_to_rpmdb(tree)
@@ -234,7 +239,7 @@ def _run(
     job: dict[str, object],
     descriptors: Sequence[int],
     timestamp: int,
-    report: Report,
+    events: _Events,
 ) -> None:
     sandbox = Sandbox.of_host(
         Bind(tree.root, _INSIDE, writable=True),
@@ -244,7 +249,6 @@ def _run(
         # So that no process with our capabilities is there whose root a scriptlet could use.
         as_first=True,
     )
-    events = _Events(len(descriptors), limits, report)
     lifeline, held = os.pipe()
     try:
         sandbox.run(
@@ -290,8 +294,11 @@ class _Events:
     ``clock`` gives each scriptlet its own time.
     """
 
-    def __init__(self, total: int, limits: Limits, report: Report) -> None:
+    def __init__(
+        self, total: int, limits: Limits, report: Report, untouched: Untouched | None
+    ) -> None:
         self._total, self._report, self._done = total, report, 0
+        self._untouched = untouched
         self._limits, self._package = limits, "the rpm transaction"
         self.doing, self.clock = self._package, Clock(_BETWEEN_SCRIPTLETS)
 
@@ -312,6 +319,8 @@ class _Events:
                 self.doing = self._package
                 self.clock.restart(_BETWEEN_SCRIPTLETS)
                 self._report(Step("install", self._done, self._total, "packages", self.doing))
+            case "untouched" if self._untouched is not None:
+                self._untouched.note(event["files"])
             case "script-failed":
                 raise ScriptletFailed(package=package, phase=phase, output=_printed(str(output)))
             case "unpack-failed":

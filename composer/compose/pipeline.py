@@ -34,6 +34,7 @@ from composer.compose.values import Rojig
 from composer.compose.version import next_version
 from composer.compose.workspace import workspace
 from composer.errors import ComposerError, NothingNew, UsageError
+from composer.ostree.digests import DIGESTS
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
 from composer.rpm.changes import Changes, compare
@@ -318,6 +319,8 @@ def _build(
         layers=plan.layers,
         layered=request.repo.absolute() if plan.layers else None,
         limits=request.limits,
+        digests=str(request.cachedir.absolute() / DIGESTS),
+        again=repository is not None,
     )
     created = repository is None
 

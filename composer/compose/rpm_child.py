@@ -19,8 +19,10 @@ import os
 import pwd
 import select
 import sqlite3
+import stat
 import struct
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -34,6 +36,15 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _TAG_TRIGGERIN = 1100
 _BUILD_TIME, _INSTALL_TIME, _INSTALL_ID = _TIMES = (1006, 1008, 1128)
 _INT32 = 4
+# linux/time.h; what file systems take a file's times from.
+_CLOCK_REALTIME_COARSE = 5
+_SCRIPT_FLAGS = (
+    "preinflags", "postinflags", "preunflags", "postunflags", "pretransflags",
+    "posttransflags", "triggerscriptflags", "filetriggerscriptflags",
+    "transfiletriggerscriptflags",
+)  # fmt: skip
+# Files in one event, whose line has a bound.
+_AT_A_TIME = 4096
 _STOPPED = 9
 # Ends what was printed before a scriptlet; composer.compose.install looks for it.
 OUTPUT_MARK = b"\0"
@@ -117,6 +128,7 @@ class Transaction:
         self._installed = 0
         self._unpack_failed = ""
         self._times_settled = False
+        self._untouched = Untouched(job["root"]) if job["watch"] else None
         for name, value in sorted(job["macros"].items()):
             rpm.addMacro(name, value)
         # rpm reads its own lua files when the first macro needs them.
@@ -148,10 +160,15 @@ class Transaction:
         for index, package in enumerate(self._packages):
             header = transaction.hdrFromFdno(package["fd"])
             transaction.addInstall(header, str(index), "i")
+            if self._untouched is not None:
+                self._untouched.add(header)
+        if self._untouched is not None:
+            self._untouched.begin()
         transaction.order()
         problems = transaction.run(self._callback, "")
         self._stop_if_unpack_failed()
         transaction.closeDB()
+        self._end_watch()
         if problems is not None:
             self._stop("problems", texts=[str(problem) for problem in problems])
         settle_database(self._job["macros"]["_dbpath"])
@@ -162,13 +179,19 @@ class Transaction:
         if what == rpm.RPMCALLBACK_INST_OPEN_FILE:
             descriptor = os.dup(self._packages[int(key)]["fd"])
             os.lseek(descriptor, 0, os.SEEK_SET)
+            if self._untouched is not None:
+                self._untouched.begin()
             self._tell("package", package=self._name(key), done=self._installed)
             return descriptor
         if what == rpm.RPMCALLBACK_INST_STOP:
             self._installed += 1
+            if self._untouched is not None:
+                self._untouched.note(int(key))
             if int(key) == self._job["accounts"]["package"]:
+                self._end_watch()
                 complete_accounts(self._job["accounts"])
         elif what == rpm.RPMCALLBACK_SCRIPT_START:
+            self._end_watch()
             self._settle_times()
             os.write(sys.stderr.fileno(), OUTPUT_MARK)
             self._tell("script", package=self._name(key), phase=self._phase(amount))
@@ -186,6 +209,12 @@ class Transaction:
         if self._installed == len(self._packages) and not self._times_settled:
             self._times_settled = True
             settle_times(int(os.environ["SOURCE_DATE_EPOCH"]))
+
+    def _end_watch(self) -> None:
+        """Tell which files are as librpm wrote them, before anything else runs."""
+        if self._untouched is not None:
+            for files in self._untouched.end():
+                self._tell("untouched", files=files)
 
     def _stop_if_unpack_failed(self) -> None:
         # librpm prints the reason only after it has called back.
@@ -209,6 +238,72 @@ class Transaction:
         sys.stderr.flush()
         # librpm swallows exceptions from callbacks; the tree is thrown away in any case.
         os._exit(_STOPPED)
+
+
+class Untouched:
+    """Notes which files librpm has just written and verified, while nothing else runs.
+
+    A watch lasts while there is no process but this one, and this one is in librpm's hands.
+    What is noted of a file is inode and ctime, which whoever writes to it later moves: no
+    scriptlet can set it.  Times of files are those of the last tick of the clock, so that
+    what was written in the same tick as the end of the watch says nothing.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._device = os.lstat(root).st_dev
+        self._paths: list[list[tuple[int, str]]] = []
+        self._possible = True
+        self._since = 0
+        self._noted: list[tuple[int, int, int, int]] = []
+
+    def add(self, header: Any) -> None:
+        """Add the next package.  One whose scriptlets have macros, which run early, ends it all."""
+        for tag in _SCRIPT_FLAGS:
+            flags = header[tag] or 0
+            if any(flags) if isinstance(flags, list) else flags:
+                self._possible = False
+        modes, names = header["filemodes"] or (), header["filenames"] or ()
+        self._paths.append(
+            [
+                (index, name)
+                for index, (mode, name) in enumerate(zip(modes, names, strict=True))
+                if stat.S_ISREG(mode & 0xFFFF)
+            ]
+        )
+
+    def begin(self) -> None:
+        """Begin a watch, if it has not begun, unless a scriptlet has left a process."""
+        if self._since or not self._possible:
+            return
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass  # Ours as the first process: it has ended, but nobody has asked.
+        except ChildProcessError:
+            self._since = time.time_ns()
+
+    def note(self, package: int) -> None:
+        """Look at the files of ``package``, which have just got their names."""
+        if not self._since:
+            return
+        for index, name in self._paths[package]:
+            try:
+                status = os.lstat(name)
+            except OSError:
+                continue  # not installed
+            if (
+                status.st_ctime_ns > self._since
+                and status.st_nlink == 1
+                and status.st_dev == self._device
+            ):
+                self._noted.append((package, index, status.st_ino, status.st_ctime_ns))
+
+    def end(self) -> Iterator[list[tuple[int, int, int, int]]]:
+        """End the watch; gives (package, index of the file, inode, ctime), some at a time."""
+        now = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+        noted = [file for file in self._noted if file[-1] < now]
+        self._since, self._noted = 0, []
+        for start in range(0, len(noted), _AT_A_TIME):
+            yield noted[start : start + _AT_A_TIME]
 
 
 def put_instead(directory: str) -> None:

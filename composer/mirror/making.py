@@ -25,7 +25,7 @@ from composer.jigdo.reader import JigdoSet, open_file
 from composer.mirror.publish import DIRECTORY as SETS
 from composer.mirror.publish import describe_set, publish_set
 from composer.mirror.set_rpm import About, build_set_rpm, locate_jigdo, sign_rpm
-from composer.ostree.digests import DigestCache
+from composer.ostree.digests import DIGESTS, DigestCache
 from composer.ostree.repo import Repository
 from composer.ostree.signature import is_signed
 from composer.progress import Report, Step, silent
@@ -126,7 +126,7 @@ def make_set(
                 packages,
                 ref=request.ref,
                 into=stream,
-                cache=DigestCache(request.cachedir / "digests.sqlite"),
+                cache=DigestCache(request.cachedir / DIGESTS),
                 name=request.name,
                 older=_older(repo, commit, request),
                 full=full,

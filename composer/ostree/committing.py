@@ -1,10 +1,11 @@
 """A directory on disk into a repository: every file hashed once, only new ones stored.
 
 libostree copies each file into the repository while it hashes it, and finds out afterwards
-that it has it already.  Here a file is hashed first.  What the repository has is done with.
-What is new moves into a bare-user repository on the same file system: the file itself becomes
-the object.  Everything else (hard links, other modes, another file system, symlinks,
-directories) is written by libostree.
+that it has it already.  Here a file is hashed first, unless the caller knows the digest of
+its bytes, and the cache an object of the repository with them.  What the repository has is
+done with.  What is new moves into a bare-user repository on the same file system: the file
+itself becomes the object.  Everything else (hard links, other modes, another file system,
+symlinks, directories) is written by libostree.
 
 Rules kept here: an object is whole on disk before it has its name; objects arrive while the
 repository's lock is held; nothing is followed and nothing outside the tree is touched.
@@ -23,11 +24,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from composer.checksum import ObjectChecksum
+from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ComposerError
+from composer.ostree.digests import ContentInfo, DigestCache
 from composer.ostree.objects import Header
 from composer.ostree.repo import INLINE_LIMIT, Repository
-from composer.system.files import explained, remove_tree, sync_directory
+from composer.system.files import explained, remove_tree, removing, sync_directory
 
 _PIECE = 1 << 20
 _CAPABILITY = "security.capability"
@@ -37,6 +39,9 @@ _META = "user.ostreemeta"
 
 Attributes = Callable[[str, str, os.stat_result], Iterable[tuple[bytes, bytes]]]
 """Gives extended attributes of a file by its name in the tree, its path and its status."""
+
+Unread = Callable[[os.stat_result], ContentDigest | None]
+"""Gives the digest of a file's bytes where it is known for sure, by the file's status."""
 
 
 class UnsupportedFile(ComposerError):
@@ -62,6 +67,7 @@ class _File:
     status: os.stat_result
     plain: bool
     checksum: ObjectChecksum | None = None
+    digest: ContentDigest | None = None
     stored: bool = False
 
 
@@ -72,21 +78,33 @@ class _Directory:
     directories: dict[str, _Directory]
 
 
-def write_tree(repo: Repository, root: Path, *, attributes: Attributes | None = None) -> Written:
+def write_tree(
+    repo: Repository,
+    root: Path,
+    *,
+    attributes: Attributes | None = None,
+    cache: DigestCache | None = None,
+    unread: Unread | None = None,
+) -> Written:
     """Write the tree at ``root``, consuming it.  Needs an open transaction.
 
     Of extended attributes, ``security.capability`` is kept and ``attributes`` adds others,
-    such as labels.  Raises UnsupportedFile, NoSpace, RepositoryError.
+    such as labels.  ``cache`` learns what is read here, and tells what need not be where
+    ``unread`` knows the digest.  Raises UnsupportedFile, NoSpace, RepositoryError.
     """
     files: list[_File] = []
     top = _scan(str(root), "/", attributes, files)
-    writer = _Writer(repo, root)
+    writer = _Writer(repo, root, cache, unread)
     try:
         with writer:
             writer.store(files)
+            with removing(root):
+                writer.remember()
+                tree, meta = _write_directory(repo, top)
+                # Last, for it flushes: most of what the repository has need never be on disk.
+                writer.land()
     except OSError as error:
         raise explained(error, Path(error.filename or root)) from error
-    tree, meta = _write_directory(repo, top)
     return Written(tree, meta, len(files), writer.new)
 
 
@@ -147,8 +165,12 @@ def _header(
 class _Writer:
     """Hashes files in threads and makes objects of those that the repository lacks."""
 
-    def __init__(self, repo: Repository, root: Path) -> None:
+    def __init__(
+        self, repo: Repository, root: Path, cache: DigestCache | None, unread: Unread | None
+    ) -> None:
         self._repo, self.new = repo, 0
+        self._cache, self._unread = cache, unread
+        self._read: Sequence[_File] = ()
         self._present = repo.content_names()
         self._staging = Path(tempfile.mkdtemp(prefix="jigdo-composer-", dir=repo.path / "tmp"))
         same = os.lstat(root).st_dev == os.lstat(self._staging).st_dev
@@ -163,21 +185,37 @@ class _Writer:
         remove_tree(self._staging)
 
     def store(self, files: Sequence[_File]) -> None:
-        """Store all; sets each file's checksum."""
+        """Make objects of all and set each file's checksum; :meth:`land` is still to be called."""
         for file in files:
             if file.header.is_symlink:
                 self._look_up_link(file)
             else:
                 self._prepare(file)
         regular = [file for file in files if not file.header.is_symlink]
+        if self._cache is not None and self._unread is not None:
+            regular = self._read_not(regular, self._cache, self._unread)
         workers = len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(workers) as pool:
             # Large batches of small files: what a file costs here is mostly Python.
             list(pool.map(self._take, _batches(regular)))
-        self._land()
         for file in files:
             if not file.stored:
                 self._write(file)
+        self._read = regular
+
+    def _read_not(self, files: Sequence[_File], cache: DigestCache, unread: Unread) -> list[_File]:
+        """Find the objects of files whose digests are known; returns those left to be read."""
+        digests = [unread(file.status) for file in files]
+        known = cache.objects(digest for digest in digests if digest is not None)
+        left = []
+        for file, digest in zip(files, digests, strict=True):
+            if digest is not None:
+                checksum = known.get((digest, file.status.st_size, file.header))
+                if checksum is not None and checksum.hex() in self._present:
+                    file.checksum, file.stored = checksum, True
+                    continue
+            left.append(file)
+        return left
 
     def _prepare(self, file: _File) -> None:
         # GVariants here, for each distinct header, and not in the threads, for each file.
@@ -205,7 +243,6 @@ class _Writer:
                 name = checksum.hex()
                 if name in self._present:
                     file.stored = True
-                    os.unlink(file.path)
                 elif self._adopts and file.plain and file.status.st_nlink == 1:
                     self._adopt(file, descriptor, name)
                     file.stored = True
@@ -214,12 +251,17 @@ class _Writer:
 
     def _hash(self, file: _File, descriptor: int) -> ObjectChecksum:
         state = hashlib.sha256(self._prefixes[file.header])
+        content = hashlib.sha256() if self._cache is not None else None
         # One byte more than there should be, so that the end of most is seen at once.
         wanted = min(_PIECE, file.status.st_size + 1)
         while piece := os.read(descriptor, wanted):
             state.update(piece)
+            if content is not None:
+                content.update(piece)
             if len(piece) < wanted:
                 break
+        if content is not None:
+            file.digest = ContentDigest(content.digest())
         return ObjectChecksum(state.digest())
 
     def _adopt(self, file: _File, descriptor: int, name: str) -> None:
@@ -238,7 +280,13 @@ class _Writer:
         # Another file with the same bytes and header may be there: it is the same object.
         os.rename(file.path, self._staging / name)
 
-    def _land(self) -> None:
+    def remember(self) -> None:
+        """Keep what is known now of the files that were read."""
+        if self._cache is not None:
+            self._cache.remember(dict(_learnt(self._read)))
+
+    def land(self) -> None:
+        """Give the new objects their names."""
         staged = os.listdir(self._staging)
         self.new += len(staged)
         if not staged:
@@ -270,6 +318,12 @@ class _Writer:
             )
             self.new += 1
         file.stored = True
+
+
+def _learnt(files: Iterable[_File]) -> Iterator[tuple[ObjectChecksum, ContentInfo]]:
+    for file in files:
+        if file.checksum is not None and file.digest is not None:
+            yield file.checksum, ContentInfo(file.header, file.status.st_size, file.digest)
 
 
 def _batches(files: Sequence[_File]) -> Iterator[Sequence[_File]]:

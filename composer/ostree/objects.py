@@ -9,8 +9,10 @@ GVariant specification, "Serialisation Format".  Only normal form is accepted.
 from __future__ import annotations
 
 import stat
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
@@ -66,13 +68,23 @@ class Header:
         ``(uuuusa(ayay))`` in network byte order (uid, gid, mode, rdev 0, symlink
         target, xattrs), behind its length: ostree-core.c, file header with size.
         """
-        from gi.repository import GLib
-
-        numbers = [_swapped(number) for number in (self.uid, self.gid, self.mode)]
-        pairs = [(name + b"\0", value) for name, value in self.xattrs]
-        variant = GLib.Variant("(uuuusa(ayay))", (*numbers, 0, target.decode(), pairs))
-        data: bytes = variant.get_data_as_bytes().get_data()
+        target.decode()  # libostree has no other targets than UTF-8
+        numbers = struct.pack(">IIII", self.uid, self.gid, self.mode, 0)
+        body = numbers + target + b"\0"
+        end = len(body)
+        body += _serialized(self.xattrs)
+        data = body + _framed(len(body), [end])
         return len(data).to_bytes(4, "big") + bytes(4) + data
+
+
+@lru_cache(maxsize=1024)
+def _serialized(xattrs: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    from gi.repository import GLib
+
+    pairs = [(name + b"\0", value) for name, value in xattrs]
+    data = GLib.Variant("a(ayay)", pairs).get_data_as_bytes().get_data()
+    assert isinstance(data, bytes)
+    return data
 
 
 def _swapped(number: int) -> int:

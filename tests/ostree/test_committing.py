@@ -209,7 +209,9 @@ def test_hard_links_are_copied(tmp_path: Path) -> None:
     take(repo, tmp_path / "tree")
     (stored,) = (tmp_path / "repo/objects").rglob("*.file")
     assert stored.stat().st_nlink == 1
-    assert (tmp_path / "outside").stat().st_nlink == 2
+    assert stored.stat().st_ino != (tmp_path / "outside").stat().st_ino
+    assert (tmp_path / "outside").read_text() == "x"
+    assert not (tmp_path / "tree").exists()
 
 
 def test_another_file_system_works(tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ def test_another_file_system_works(tmp_path: Path) -> None:
         repo = Repository.create(tmp_path / "repo", mode="bare-user")
         written = take(repo, root)
     finally:
-        shutil.rmtree(root)
+        shutil.rmtree(root, ignore_errors=True)
     assert (str(written.tree), str(written.meta)) == expected
     commit(repo, written, "test")
     assert "no errors" in ostree(tmp_path / "repo", "fsck")
@@ -282,7 +284,7 @@ def test_full_disk_leaves_no_object(tmp_path: Path) -> None:
 def test_metadata_of_a_header_is_a_dirmeta(tmp_path: Path) -> None:
     (tmp_path / "tree").mkdir(mode=0o750)
     repo = Repository.create(tmp_path / "repo", mode="bare-user")
-    written = take(repo, tmp_path / "tree")
     status = (tmp_path / "tree").stat()
+    written = take(repo, tmp_path / "tree")
     header = Header(status.st_uid, status.st_gid, status.st_mode)
     assert repo.metadata("dirmeta", written.meta) == header.metadata()

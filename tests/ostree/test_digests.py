@@ -93,5 +93,5 @@ def test_two_builders_may_share_a_cache(repo: Repository, tmp_path: Path) -> Non
     assert list(DigestCache(tmp_path / "digests").lookup(repo, checksums)) == infos
     assert list(first)[-3:] == infos[1:]
     with sqlite3.connect(tmp_path / "digests") as database:
-        assert database.execute("SELECT count(*) FROM content").fetchone() == (4,)
+        assert database.execute("SELECT count(*) FROM sealed").fetchone() == (4,)
     database.close()
