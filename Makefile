@@ -4,13 +4,14 @@ PYTHON := .venv/bin/python
 JOBS ?= $(shell nproc)
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+SECONDS ?= 60
 BENCH_ARGS ?=
 BYTES_ARGS = $(if $(CASE),--case $(CASE)) $(if $(QUICK),--quick) $(if $(DOCS),--docs) \
     $(if $(TREEFILE),--treefile "$(TREEFILE)") $(if $(PACKAGES),--packages "$(PACKAGES)") \
     $(if $(WORK),--work "$(WORK)") $(if $(BACKGROUND),--background) $(BENCH_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-bench demo check format test bench bench-compose \
+.PHONY: help setup setup-test setup-bench demo check format test fuzz bench bench-compose \
     bench-bytes lock clean
 
 help: ## list the targets
@@ -39,6 +40,11 @@ format: setup ## put the code into its format
 
 test: setup-test check ## check, then the tests (PYTEST_ARGS="-k pull", JOBS=1)
 	$(PYTHON) -m pytest -n $(JOBS) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
+fuzz: setup-test ## fuzz the readers of untrusted bytes ([FUZZ="map table"] [SECONDS=60] for each)
+	@$(PYTHON) -c "import atheris" 2>/dev/null || \
+	    $(PYTHON) -m pip --quiet install --only-binary :all: "atheris>=2.3"
+	$(PYTHON) -m tests.fuzz $(FUZZ) --seconds $(SECONDS)
 
 bench: setup-test ## the benchmarks, on the whole corpus (long)
 	$(PYTHON) -m tests.bench.run $(BENCH_ARGS)
