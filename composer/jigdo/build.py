@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from composer.checksum import ContentDigest, ObjectChecksum
-from composer.jigdo.container import Codec, IndexPlace, Kind, Writer, compress
+from composer.jigdo.container import Codec, Index, IndexPlace, Kind, Writer, compress
 from composer.jigdo.delta.building import (
     NO_DELTAS,
     DeltaOptions,
@@ -193,8 +193,12 @@ def _finished(
     descriptions: Mapping[ObjectChecksum, bytes],
     tables: Mapping[ObjectChecksum, bytes],
 ) -> BuiltSet:
-    """Write updates from the ``descriptions`` of older sets, index and trailer."""
+    """Write updates from the ``descriptions`` of older sets, index and trailer.
+
+    Raises FormatError for a set that is larger than readers take.
+    """
     made = []
+    Index.parse(writer.index().dump(), index_offset=writer.index().end)
     if descriptions:
         description = join_description(writer.index(), lambda frame: writer.kept[frame.number])
         assert description is not None

@@ -37,6 +37,9 @@ MAX_METADATA_FRAME = 1 << 24
 MAX_DATA_FRAME = 1 << 23
 MAX_PATCH_FRAME = 1 << 25
 MAX_BASES = 64
+MAX_HEAD = 1 << 22
+MAX_TREE = 1 << 28
+MAX_MAPS = 1 << 25
 MAX_INDEX = 1 << 26
 _LEVEL = 19
 _MOST_OVERHEAD = 1 << 16  # what a codec may add to data that it cannot make smaller
@@ -66,7 +69,11 @@ _BOUNDS = {
     Kind.DATA: MAX_DATA_FRAME,
     Kind.PATCH: MAX_PATCH_FRAME,
     Kind.TREE: MAX_TREE_FRAME,
+    Kind.HEAD: MAX_HEAD,
 }
+# What is held parsed, all of it: without a bound on the sum, many frames of nothing but
+# zeros, a few bytes each, would take any memory.
+_TOTALS = {Kind.TREE: MAX_TREE, Kind.MAP: MAX_MAPS}
 _ONCE = (Kind.HEAD, Kind.COMMIT, Kind.DIRMETA, Kind.HEADERS, Kind.CONTENTS)
 
 
@@ -144,6 +151,12 @@ class Index:
         columns = (kinds, codecs, windows, sizes, uncompressed)
         for kind, codec, window, size, whole in zip(*columns, strict=True):
             _check_bounds(kind, codec, window, size, whole, cursor)
+        for kind, most in _TOTALS.items():
+            if (
+                sum(whole for own, whole in zip(kinds, uncompressed, strict=True) if own == kind)
+                > most
+            ):
+                raise cursor.fail(f"its {kind.name.lower()} frames claim more than {most} bytes")
         return cls(kinds, codecs, windows, sizes, uncompressed, digests)
 
     def dump(self) -> bytes:

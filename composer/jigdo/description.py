@@ -20,6 +20,8 @@ from composer.jigdo.delta.table import MAX_PIECE
 from composer.jigdo.encoding import Cursor, uvarints
 
 MAX_DESCRIPTION = 1 << 29
+# A piece makes up to MAX_PIECE bytes, so a few are all that there can be.
+_MAX_PIECES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ def parse_update(data: bytes) -> Update:
     base = ContentDigest(cursor.take(32))
     size, deltas = cursor.uvarints(2)
     codecs = cursor.take(cursor.count())
+    if len(codecs) > _MAX_PIECES:
+        raise cursor.fail(f"it has {len(codecs)} pieces")
     targets = cursor.uvarints(len(codecs))
     if size + deltas > MAX_DESCRIPTION or sum(targets) != size + deltas:
         raise cursor.fail(f"it claims to make {size + deltas} bytes")

@@ -367,7 +367,7 @@ def make_contents(sizes: Sequence[int], objects: Iterable[tuple[int, int, int]])
     """Make a table of content sizes and (ordinal, content number, header id) objects."""
     rows = sorted(objects)
     columns = [array("q", column) for column in zip(*rows, strict=True)]
-    return Contents(array("q", (0, *sums(sizes))), *(columns or [array("q") for _ in range(3)]))
+    return Contents(array("q", [0]) + sums(sizes), *(columns or [array("q") for _ in range(3)]))
 
 
 def dump_contents(contents: Contents) -> bytes:
@@ -390,7 +390,10 @@ def parse_contents(
 ) -> Contents:
     """Parse the table; ``stream`` is the size of the data frames in all.  Raises FormatError."""
     cursor = Cursor(data, "contents")
-    sizes = cursor.uvarints(cursor.count())
+    number = cursor.count()
+    if number > objects:
+        raise cursor.fail(f"claims {number} contents of {objects} objects")
+    sizes = cursor.uvarints(number)
     count = cursor.count(least=3)
     ordinals = sums(cursor.uvarints(count))
     contents = unstepped(cursor.svarints(count))
@@ -403,4 +406,4 @@ def parse_contents(
         raise cursor.fail("its objects are not in order")
     if sum(sizes) != stream:
         raise cursor.fail(f"its contents have {sum(sizes)} bytes, the data frames {stream}")
-    return Contents(array("q", (0, *sums(sizes))), ordinals, contents, header_ids)
+    return Contents(array("q", [0]) + sums(sizes), ordinals, contents, header_ids)

@@ -114,7 +114,7 @@ class _Update(BaseModel):
 
     base: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", alias="from")]
     offset: _SIZE
-    size: _SIZE
+    size: Annotated[int, Field(ge=0, le=MAX_UPDATE)]
     uncompressed: Annotated[int, Field(ge=0, le=MAX_UPDATE)]
     digest: _HEX
 

@@ -48,6 +48,7 @@ _GAP = 2048
 _RUN, _RUN_UNCOMPRESSED = 1 << 21, 1 << 23
 # A larger description is not held in memory; its next version comes as a whole.
 _MOST_KEPT = 1 << 25
+MAX_DIRTREES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +166,14 @@ class JigdoSet:
 
     def dirtrees(self, frames: Iterable[Frame]) -> Iterator[tuple[ObjectChecksum, bytes]]:
         """Yield the dirtree objects of tree frames, by their own checksum."""
+        count = 0
         for _, data in self.frames(frames):
             cursor = Cursor(data, "tree frame")
             while not cursor.at_end:
                 tree = cursor.prefixed()
+                count += 1
+                if count > MAX_DIRTREES:
+                    raise cursor.fail(f"the set has more than {MAX_DIRTREES} directories")
                 # A metadata object's checksum is over its bytes alone.
                 yield ObjectChecksum(ContentDigest.of(tree)), tree
 

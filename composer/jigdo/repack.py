@@ -315,13 +315,15 @@ def _zstd_program_version(path: str | None) -> str:
 # ---------------------------------------------------------------- finding the streams
 
 
-def opened(data: Base, *, inner_limit: int = INNER_LIMIT) -> Recipe | None:
+def opened(
+    data: Base, *, inner_limit: int = INNER_LIMIT, window_limit: int = _MAX_WINDOW
+) -> Recipe | None:
     """Return how ``data`` opens, without packers; None when it is no container that is known.
 
-    A stream that is damaged, or that would take what is inside past
-    ``inner_limit``, stays closed.
+    A stream that is damaged, that would take what is inside past ``inner_limit``, or
+    that asks for more memory than ``window_limit``, stays closed.
     """
-    return _recipe(_segments(data, inner_limit))
+    return _recipe(_segments(data, inner_limit, window_limit))
 
 
 def analyse(data: Base, *, inner_limit: int = INNER_LIMIT) -> Recipe | None:
@@ -356,14 +358,14 @@ def _verbatim(length: int) -> Segment:
     return Segment(Kind.VERBATIM, length, length)
 
 
-def _segments(data: Base, inner_limit: int) -> Iterator[Segment]:
+def _segments(data: Base, inner_limit: int, window_limit: int = _MAX_WINDOW) -> Iterator[Segment]:
     """Walk over streams, cpio archives and padding; what else there is stays as it is."""
     size = len(data)
     at = _kernel_payload(data)
     if at:
         yield _verbatim(at)
     while at < size:
-        step = _stream(data, at, inner_limit)
+        step = _stream(data, at, inner_limit, window_limit)
         if step is not None:
             inner_limit -= step.inner
         elif length := _plain(data, at):
@@ -430,14 +432,14 @@ _MAGICS = (
 )
 
 
-def _stream(data: Base, at: int, inner_limit: int) -> Segment | None:
+def _stream(data: Base, at: int, inner_limit: int, window_limit: int) -> Segment | None:
     """Open the stream at ``at``; None when there is none, or it is damaged or too large."""
     magic = bytes(data[at : at + 6])
     kind = next((kind for start, kind in _MAGICS if magic.startswith(start)), None)
     if kind is None:
         return None
     window = _window(kind, bytes(data[at : at + 1100]))
-    if window is None or window > _MAX_WINDOW:
+    if window is None or window > window_limit:
         return None
     inner = 0
     decoder = _Decoder(kind, _chunks(data, at, len(data)), window)

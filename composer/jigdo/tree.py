@@ -19,6 +19,7 @@ from composer.ostree.objects import DirTree, parse_dirtree
 Load = Callable[[ObjectChecksum], bytes]
 
 MAX_DEPTH = 512
+MAX_PATH = 4096
 _CUT_AT, _CUT_ALWAYS, _CUT_BELOW = 1 << 14, 1 << 17, 64
 
 
@@ -39,12 +40,17 @@ def walk(root: ObjectChecksum, load: Load) -> Iterator[Visit]:
     FormatError for a dirtree that is malformed or nested too deep.
     """
     seen: set[ObjectChecksum] = set()
-    stack = [("/", root, 0)]
+    # A path is joined when its turn has come: a directory's own, long as it may be, would
+    # else be held once for every directory in it.
+    stack = [("", "", root, 0)]
     while stack:
-        path, checksum, depth = stack.pop()
+        prefix, name, checksum, depth = stack.pop()
         if checksum in seen:
             continue
         seen.add(checksum)
+        path = f"{prefix}/{name}"
+        if len(path) > MAX_PATH:
+            raise FormatError(f"{path[:200]}...: a path of {len(path)} characters")
         if depth > MAX_DEPTH:
             raise FormatError(f"{path[:200]}...: directories are nested too deep")
         data = load(checksum)
@@ -52,8 +58,7 @@ def walk(root: ObjectChecksum, load: Load) -> Iterator[Visit]:
         yield Visit(path, checksum, data, tree)
         prefix = path.rstrip("/")
         stack.extend(
-            (f"{prefix}/{entry.name}", entry.tree, depth + 1)
-            for entry in reversed(tree.directories)
+            (prefix, entry.name, entry.tree, depth + 1) for entry in reversed(tree.directories)
         )
 
 

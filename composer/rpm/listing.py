@@ -64,7 +64,7 @@ def listed(metadata: Mapping[str, object]) -> tuple[Nevra, ...] | None:
             return tuple(sorted(_checked(*_texts(row, 5)) for row in _rows(rows)))
         if (rows := metadata.get(OWN_LIST)) is not None:
             return tuple(sorted(Nevra.parse(_texts(row[:1], 1)[0]) for row in _rows(rows)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise FormatError(f"the commit's package list cannot be read: {error}") from None
     return None
 

@@ -21,6 +21,7 @@ from composer.checksum import ContentDigest
 from composer.errors import BoundExceeded, ChecksumMismatch, ComposerError, FormatError
 from composer.jigdo.container import (
     MAX_DATA_FRAME,
+    MAX_HEAD,
     MAX_METADATA_FRAME,
     MAX_TREE_FRAME,
     TRAILER_SIZE,
@@ -386,9 +387,9 @@ def test_bad_index_is_refused(data: bytes, offset: int, reason: str) -> None:
 
 def test_largest_allowed_frames_are_in_the_index() -> None:
     sizes = [MAX_METADATA_FRAME] * 7 + [MAX_DATA_FRAME]
-    sizes[3] = MAX_TREE_FRAME
+    sizes[0], sizes[3] = MAX_HEAD, MAX_TREE_FRAME
     index = Index.parse(_index(uncompressed=sizes), index_offset=24)
-    assert index.one(Kind.HEAD).uncompressed == 1 << 24
+    assert index.one(Kind.HEAD).uncompressed == 1 << 22
     assert index.one(Kind.TREE).uncompressed == 1 << 27
     assert index[7].uncompressed == 1 << 23
 

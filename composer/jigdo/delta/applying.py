@@ -166,7 +166,7 @@ class DeltaImporter:
         return _spooled(pieces, stack, self._repo.path)
 
     def _inside(self, source: Base, stack: ExitStack) -> Base:
-        recipe = opened(source, inner_limit=_INNER_LIMIT)
+        recipe = opened(source, inner_limit=_INNER_LIMIT, window_limit=self._max_memory)
         if recipe is None:
             raise VerificationFailed("the base is no container that can be opened")
         if recipe.memory + _OWN_MEMORY > self._max_memory:

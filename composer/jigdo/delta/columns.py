@@ -362,10 +362,12 @@ def pool(patches: Sequence[bytes]) -> bytes:
     return b"".join(head)
 
 
-def unpool(data: bytes) -> list[bytes]:
-    """Return the patches that :func:`pool` laid together; raises FormatError."""
+def unpool(data: bytes, count: int) -> list[bytes]:
+    """Return the ``count`` patches that :func:`pool` laid together; raises FormatError."""
     cursor = Cursor(data, "pool of deltas")
-    count = cursor.count(least=4)
+    # Before anything is made of them: a frame can claim a great many that are empty.
+    if (claimed := cursor.count(least=4)) != count:
+        raise cursor.fail(f"has {claimed} patches instead of {count}")
     sizes = [cursor.uvarints(count) for _ in range(4)]
     columns = [[cursor.take(size) for size in column] for column in sizes]
     cursor.end()

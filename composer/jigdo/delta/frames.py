@@ -9,7 +9,7 @@ from __future__ import annotations
 import lzma
 from collections.abc import Sequence
 
-from composer.errors import BoundExceeded, FormatError
+from composer.errors import BoundExceeded
 from composer.jigdo.container import Codec, unpacked
 from composer.jigdo.delta.codecs import CodecNumber
 from composer.jigdo.delta.columns import Streams, pool, unpool
@@ -34,9 +34,7 @@ def join_patches(patches: Sequence[tuple[int, bytes]]) -> bytes:
 
 def split_patches(data: bytes, codecs: Sequence[int]) -> list[bytes]:
     """Return the patches of a frame that holds those of ``codecs``; raises FormatError."""
-    patches = unpool(data)
-    if len(patches) != len(codecs):
-        raise FormatError(f"a patch frame has {len(patches)} patches instead of {len(codecs)}")
+    patches = unpool(data, len(codecs))
     return [
         Streams.split(patch).literals if codec in _WHOLE else patch
         for codec, patch in zip(codecs, patches, strict=True)

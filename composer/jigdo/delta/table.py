@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from composer.checksum import ObjectChecksum
+from composer.errors import FormatError
 from composer.jigdo.encoding import (
     Cursor,
     differences,
@@ -32,6 +33,9 @@ MAX_PIECE = 1 << 27
 """Bytes that one piece may make; a reader holds its patch, not what it makes."""
 
 MAX_RECIPE = 1 << 16
+
+MAX_CONTENTS = MAX_PIECES = 1 << 19
+"""Of one table, so that what a reader holds of it stays below 200 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,13 @@ def make_table(
 
 
 def dump_table(table: DeltaTable) -> bytes:
-    """Serialise a table."""
+    """Serialise a table; raises FormatError when it is larger than a reader takes."""
     contents = table.contents
+    if len(contents) > MAX_CONTENTS:
+        raise FormatError(
+            f"deltas of {len(contents)} contents from {table.base}; {MAX_CONTENTS} are allowed",
+            hint="ship fewer: --rpm-deltas auto or none, or another --from",
+        )
     pieces = [piece for content in contents for piece in content.pieces]
     held: dict[int, int] = {}
     for piece in pieces:
@@ -141,6 +150,8 @@ def parse_table(
 
 def _parse_contents(cursor: Cursor, recipes: int, frames: Container[int]) -> Iterator[DeltaContent]:
     count = cursor.count(least=4)
+    if count > MAX_CONTENTS:
+        raise cursor.fail(f"has {count} contents; at most {MAX_CONTENTS} are allowed")
     bases = unstepped(cursor.svarints(count))
     sizes, methods, counts = (cursor.uvarints(count) for _ in range(3))
     cursor.require_below(bases, 1 << 31, "base")
@@ -156,6 +167,8 @@ def _parse_contents(cursor: Cursor, recipes: int, frames: Container[int]) -> Ite
 
 
 def _parse_pieces(cursor: Cursor, count: int, frames: Container[int]) -> list[Piece]:
+    if count > MAX_PIECES:
+        raise cursor.fail(f"has {count} patches; at most {MAX_PIECES} are allowed")
     codecs, targets = cursor.take(count), cursor.uvarints(count)
     if max(targets, default=0) > MAX_PIECE:
         raise cursor.fail(f"a piece makes more than {MAX_PIECE} bytes")
