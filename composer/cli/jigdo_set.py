@@ -168,22 +168,51 @@ def _package_lines(summary: dict[str, Any]) -> Iterator[str]:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where the throw-away repository is made; as large as the commit.",
 )
+@click.option(
+    "--repo",
+    "repository",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A repository with the older commits that the set has deltas from: proves these too.",
+)
 @json_option
 @click.pass_obj
 def verify(
-    console: Console, file: Path, places: tuple[str, ...], workdir: Path | None, as_json: bool
+    console: Console,
+    file: Path,
+    places: tuple[str, ...],
+    workdir: Path | None,
+    repository: Path | None,
+    as_json: bool,
 ) -> None:
-    """Prove that FILE and the given packages reassemble the commit, bit for bit."""
+    """Prove that FILE and the given packages reassemble the commit, bit for bit.
+
+    With --repo every delta of FILE is proven as well: each patch is applied to the content
+    of the older commit, each container packed again, and the objects' checksums compared.
+    """
     import tempfile
 
     from composer.jigdo.local import verify_set
+    from composer.jigdo.proving import prove_deltas
     from composer.mirror.making import find_packages, open_set
+    from composer.ostree.repo import Repository
 
     jigdo = open_set(file)
+    repo = Repository.open(repository) if repository else None
+    work = workdir or Path(tempfile.gettempdir())
     paths = {package.ref.pkgid: package.path for package in find_packages(places)}
     with console.progress(as_json=as_json) as report:
-        verify_set(jigdo, paths, workdir or Path(tempfile.gettempdir()), report)
+        wanted = verify_set(jigdo, paths, work, report)
+        proofs = list(prove_deltas(jigdo, wanted, repo, work, report)) if repo else []
     if as_json:
-        console.json({"ref": jigdo.head.ref, "commit": str(jigdo.head.commit), "verified": True})
-    else:
-        console.result(f"{jigdo.head.ref} {jigdo.head.version}: {jigdo.head.commit} reassembles")
+        document = {"ref": jigdo.head.ref, "commit": str(jigdo.head.commit), "verified": True}
+        deltas = [proof.document() for proof in proofs]
+        console.json(document | ({"deltas": deltas} if repo else {}))
+        return
+    console.result(f"{jigdo.head.ref} {jigdo.head.version}: {jigdo.head.commit} reassembles")
+    for proof in proofs:
+        console.result(plain(proof.line()))
+    if jigdo.head.bases and not repo:
+        console.result(
+            f"  deltas from {len(jigdo.head.bases)} older commits are not proven: "
+            "--repo names a repository that has them"
+        )

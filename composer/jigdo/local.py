@@ -8,7 +8,7 @@ from pathlib import Path
 
 from composer.checksum import ContentDigest
 from composer.errors import ChecksumMismatch, NotFound, VerificationFailed
-from composer.jigdo.examine import examine
+from composer.jigdo.examine import Wanted, examine
 from composer.jigdo.reader import JigdoSet
 from composer.jigdo.reassemble import Arriving, check_space, reassemble
 from composer.ostree.repo import Repository
@@ -65,11 +65,11 @@ def require_pkgid(package: PackageRef, path: Path) -> None:
 
 def verify_set(
     jigdo: JigdoSet, packages: Mapping[ContentDigest, Path], workdir: Path, report: Report = silent
-) -> None:
+) -> Wanted:
     """Reassemble the set's commit in a throw-away repository below ``workdir``.
 
     Every object is written under, and so checked against, the checksum that the
-    commit gives it.  Raises what reassembly raises.
+    commit gives it.  Returns what the commit consists of.  Raises what reassembly raises.
     """
     with tempfile.TemporaryDirectory(prefix="jigdo-verify-", dir=workdir) as directory:
         repo = Repository.create(Path(directory) / "repo", mode="bare-user")
@@ -79,3 +79,4 @@ def verify_set(
         source = LocalPackages(packages)
         reassemble(jigdo, wanted, repo, source, ref=jigdo.head.ref, report=report)
         repo.require(jigdo.head.ref)
+        return wanted

@@ -74,6 +74,25 @@ def test_verify_proves_a_good_set(published: Published, rpm: SetRpm, plain: Path
         }
 
 
+def test_verify_with_the_older_commits_counts_what_it_proved(
+    published: Published, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = _build(published, out, tmp_path / "cache")
+    words[words.index("none")] = published.commit(MINIMAL, 1)
+    made = _run(*words, "--json").document
+    words = ["set", "verify", out / Path(made["rpm"]).relative_to(out)]
+    words += ["--packages", published.packages(2)]
+    assert "deltas from 1 older commits are not proven" in _run(*words).out
+    words += ["--repo", published.repo]
+    [proof] = _run(*words, "--json").document["deltas"]
+    assert proof["from"] == published.commit(MINIMAL, 1)
+    assert proof["proven"] is True
+    assert proof["patched"] > 0
+    assert proof["skipped"] == 0
+    assert f"deltas from {published.commit(MINIMAL, 1)}" in _run(*words).out
+
+
 def test_verify_leaves_nothing_behind(published: Published, rpm: SetRpm, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import groupby
@@ -67,8 +67,15 @@ def packing_cost(table: DeltaTable, content: DeltaContent) -> tuple[float, int]:
     return recipe.cost, recipe.memory
 
 
+Take = Callable[[int, Iterator[bytes]], object]
+"""Called in a worker with the number of a content and its pieces; what it raises is reported."""
+
+
 class DeltaImporter:
-    """Writes what a deltas table makes.  ``base`` has the base's objects by ordinal."""
+    """Writes what a deltas table makes.  ``base`` has the base's objects by ordinal.
+
+    They are in ``repo``; large ones are laid out in ``spool``, or in the repository's own place.
+    """
 
     def __init__(
         self,
@@ -78,8 +85,10 @@ class DeltaImporter:
         *,
         max_memory: int,
         workers: int,
+        spool: Path | None = None,
     ) -> None:
         self._repo, self._table, self._base = repo, table, base
+        self._spool = spool or repo.path / "tmp"
         self._max_memory, self._workers = max_memory, workers
 
     def run(
@@ -88,9 +97,31 @@ class DeltaImporter:
         frames: Iterator[tuple[Frame, bytes]],
         wrote: Wrote,
     ) -> dict[int, ComposerError]:
-        """Make the contents with these numbers; returns those that could not be made.
+        """Write the contents with these numbers; returns those that could not be made.
 
         ``frames`` yields the patch frames that they need, in order.
+        """
+
+        def write(number: int, pieces: Iterator[bytes]) -> None:
+            size = self._table.contents[number].size
+            for _ in write_content(self._repo, size, pieces, targets[number]):
+                pass
+
+        def made(number: int) -> None:
+            wrote(self._table.contents[number].size, len(targets[number]))
+
+        return self.make(targets, frames, write, made)
+
+    def make(
+        self,
+        numbers: Collection[int],
+        frames: Iterator[tuple[Frame, bytes]],
+        take: Take,
+        made: Callable[[int], object],
+    ) -> dict[int, ComposerError]:
+        """Make the contents with these numbers, and give each to ``take``.
+
+        As :meth:`run`; ``made`` is called for each that ``take`` took.
         """
         failed: dict[int, ComposerError] = {}
         running: deque[tuple[int, Future[None]]] = deque()
@@ -99,15 +130,15 @@ class DeltaImporter:
             number, future = running.popleft()
             try:
                 future.result()
-                wrote(self._table.contents[number].size, len(targets[number]))
+                made(number)
             except NoSpace:
                 raise
             except ComposerError as error:
                 failed[number] = error
 
         with ThreadPoolExecutor(self._workers) as pool:
-            for number, patches in self._with_patches(targets, frames):
-                job = pool.submit(self._write, number, patches, targets[number])
+            for number, patches in self._with_patches(numbers, frames):
+                job = pool.submit(self._make, number, patches, take)
                 running.append((number, job))
                 # A content in several frames takes its patches while it is made.
                 while len(running) > (0 if patches.is_open else 2 * self._workers):
@@ -117,14 +148,14 @@ class DeltaImporter:
         return failed
 
     def _with_patches(
-        self, targets: Mapping[int, Sequence[Target]], frames: Iterator[tuple[Frame, bytes]]
+        self, numbers: Collection[int], frames: Iterator[tuple[Frame, bytes]]
     ) -> Iterator[tuple[int, _Patches]]:
         stream = _FrameStream(self._table, frames)
         for number, content in enumerate(self._table.contents):
-            if number in targets:
+            if number in numbers:
                 yield number, _Patches(content, stream)
 
-    def _write(self, number: int, patches: _Patches, targets: Sequence[Target]) -> None:
+    def _make(self, number: int, patches: _Patches, take: Take) -> None:
         content = self._table.contents[number]
         if not 0 <= content.base < len(self._base):
             raise FormatError(f"a delta is from object {content.base}, which its base has not")
@@ -132,10 +163,7 @@ class DeltaImporter:
         try:
             with ExitStack() as stack:
                 pieces = self._made(content, base, patches, stack)
-                for _ in write_content(
-                    self._repo, content.size, _exactly(pieces, content), targets
-                ):
-                    pass
+                take(number, _exactly(pieces, content))
         except ComposerError as error:
             raise error.within(f"made of object {base}") from error
 
@@ -163,7 +191,7 @@ class DeltaImporter:
         _, size, pieces = self._repo.content(checksum)
         if size <= _SMALL:
             return b"".join(pieces)
-        return _spooled(pieces, stack, self._repo.path)
+        return _spooled(pieces, stack, self._spool)
 
     def _inside(self, source: Base, stack: ExitStack) -> Base:
         recipe = opened(source, inner_limit=_INNER_LIMIT, window_limit=self._max_memory)
@@ -173,7 +201,7 @@ class DeltaImporter:
             raise BoundExceeded(what="memory to open a base", bound=self._max_memory)
         if recipe.inner_size <= _SMALL:
             return b"".join(unpack(source, recipe))
-        return _spooled(unpack(source, recipe), stack, self._repo.path)
+        return _spooled(unpack(source, recipe), stack, self._spool)
 
     def _patched(self, content: DeltaContent, source: Base, patches: _Patches) -> Iterator[bytes]:
         for piece, patch in zip(content.pieces, patches, strict=True):
@@ -194,14 +222,14 @@ def _exactly(pieces: Iterator[bytes], content: DeltaContent) -> Iterator[bytes]:
         raise FormatError(f"what a delta makes is {left} bytes short")
 
 
-def _spooled(pieces: Iterator[bytes], stack: ExitStack, beside: Path) -> FileBase:
+def _spooled(pieces: Iterator[bytes], stack: ExitStack, place: Path) -> FileBase:
     # Not where temporary files lie otherwise, which is often memory.
-    stream = stack.enter_context(TemporaryFile(dir=beside / "tmp", buffering=0))  # noqa: SIM115
+    stream = stack.enter_context(TemporaryFile(dir=place, buffering=0))  # noqa: SIM115
     for piece in pieces:
         try:
             stream.write(piece)
         except OSError as error:
-            raise explained(error, beside) from error
+            raise explained(error, place) from error
     return FileBase(stream.fileno(), os.fstat(stream.fileno()).st_size)
 
 
