@@ -213,10 +213,11 @@ class _Worker:
         """Have the process work on ``task``, beginning with the first codec that is left."""
         if self._process is None:
             self.connection, theirs = self._context.Pipe()
-            self._process = self._context.Process(
+            process = self._context.Process(
                 target=_work, args=(theirs, self._limits), daemon=True, name="delta"
             )
-            self._process.start()
+            process.start()
+            self._process = process
             theirs.close()
         self._task = task
         self._extend()
