@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import lzma
+import re
 import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -31,6 +32,13 @@ MAX_UNPACKED = 1 << 32
 _NAMESPACE = "{http://linux.duke.edu/metadata/repo}"
 _CHUNK = 1 << 20
 _MAX_WINDOW = 1 << 27
+_XML = re.compile(
+    rb"""(\xef\xbb\xbf)?(<\?xml\s+version\s*=\s*["']1\.0["']
+    (\s+encoding\s*=\s*["'](utf-?8|us-ascii)["'])?
+    (\s+standalone\s*=\s*["'](yes|no)["'])?\s*\?>)?\s*<[!a-z]""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_DOCTYPE = b"<!DOCTYPE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,8 +280,7 @@ def _packages(primary: Path, wanted: Callable[[Any], bool]) -> list[Any]:
     import createrepo_c
 
     with primary.open("rb") as stream:
-        if b"<!DOCTYPE" in stream.read(4096):
-            raise FormatError("primary.xml: has a document type, which rpm-md never has")
+        _check_xml(stream)
     found: list[Any] = []
 
     def keep(package: Any) -> None:
@@ -285,6 +292,22 @@ def _packages(primary: Path, wanted: Callable[[Any], bool]) -> list[Any]:
     except createrepo_c.CreaterepoCError as error:
         raise FormatError(f"primary.xml: {error}") from error
     return found
+
+
+def _check_xml(stream: BinaryIO) -> None:
+    """Refuse XML that createrepo_c must not see; rpm-md is UTF-8 and has no document type.
+
+    It dies (SIGSEGV) of some damaged documents in an encoding that libxml2 converts.
+    """
+    head = stream.read(_CHUNK)
+    if not _XML.match(head):
+        raise FormatError("primary.xml: not XML in UTF-8")
+    last = b""
+    while head:
+        # It has to stand before the first element, but comments of any length may too.
+        if _DOCTYPE in last + head:
+            raise FormatError("primary.xml: has a document type, which rpm-md never has")
+        last, head = head[1 - len(_DOCTYPE) :], stream.read(_CHUNK)
 
 
 def _reference(package: Any, repository: str) -> PackageRef:

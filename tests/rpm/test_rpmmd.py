@@ -23,6 +23,7 @@ from composer.mirror.set_rpm import build_set_rpm
 from composer.rpm.rpmmd import (
     MAX_REPOMD,
     Record,
+    find_locations,
     parse_repomd,
     read_packages,
     unpack_record,
@@ -204,3 +205,54 @@ def test_damaged_local_rpm_md_names_the_directory(rpms: Path, tmp_path: Path) ->
     primary.write_bytes(primary.read_bytes()[:-1])
     with pytest.raises(ChecksumMismatch, match=str(directory)):
         read_packages(directory)
+
+
+def _primary(tmp_path: Path, data: bytes) -> Path:
+    path = tmp_path / "primary.xml"
+    path.write_bytes(data)
+    return path
+
+
+_EMPTY = b'<metadata xmlns="http://linux.duke.edu/metadata/common" packages="0"></metadata>'
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        b"",
+        b'<?xml version="1.0"?>',
+        b'<?xml version="1.0" encoding="UTF-8"?>\n',
+        b"<?xml version='1.0' encoding='utf-8' standalone='yes' ?>\n<!-- a comment -->",
+        b'\xef\xbb\xbf<?xml version="1.0"?>\n',
+    ],
+)
+def test_primary_in_utf_8_is_read(tmp_path: Path, declaration: bytes) -> None:
+    assert find_locations(_primary(tmp_path, declaration + _EMPTY), []) == {}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'<?xml version="1.0" encoding="UTF-7"?>' + _EMPTY,
+        b'<?xml version="1.0" encoding="UTF-8" encoding="UTF-7"?>' + _EMPTY,
+        b'<?xml version="1.0" x="encoding=" encoding="UTF-16"?>' + _EMPTY,
+        ('<?xml version="1.0"?>' + _EMPTY.decode()).encode("utf-16"),
+        ('<?xml version="1.0"?>' + _EMPTY.decode()).encode("utf-16-le"),
+        b"",
+        b"noise",
+    ],
+)
+def test_primary_in_another_encoding_never_reaches_the_c_parser(
+    tmp_path: Path, data: bytes
+) -> None:
+    with pytest.raises(FormatError, match="not XML in UTF-8"):
+        find_locations(_primary(tmp_path, data), [])
+
+
+@pytest.mark.parametrize("before", [0, 5000, (1 << 20) - 30, 3 << 20])
+def test_document_type_is_refused_however_far_down(tmp_path: Path, before: int) -> None:
+    comment = b"<!--" + b"x" * before + b"-->"
+    entities = b'<!DOCTYPE r [<!ENTITY a "aa">]>'
+    data = b'<?xml version="1.0"?>' + comment + entities + _EMPTY
+    with pytest.raises(FormatError, match="document type"):
+        find_locations(_primary(tmp_path, data), [])
