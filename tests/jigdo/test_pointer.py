@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import FormatError, NotFound
 from composer.jigdo.container import IndexPlace
-from composer.jigdo.pointer import MAX_POINTER, Pointer, PointerEntry, parse_pointer
+from composer.jigdo.pointer import MAX_POINTER, MAX_UPDATE, Pointer, PointerEntry, parse_pointer
 
 _SMALL = st.integers(0, 1 << 40)
 _DIGESTS = st.binary(min_size=32, max_size=32)
@@ -155,3 +155,41 @@ def test_unknown_ref_lists_the_known_ones() -> None:
 def test_new_version_replaces_the_old() -> None:
     pointer = Pointer((_entry("b"),)).with_entry(_entry("a")).with_entry(_entry("b"))
     assert [entry.ref for entry in pointer.entries] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("size", MAX_UPDATE + 1),
+        ("uncompressed", MAX_UPDATE + 1),
+        ("offset", 997_999),
+        ("size", 2001),
+        ("size", -1),
+        ("digest", "0"),
+        ("from", "C" * 64),
+    ],
+)
+def test_update_that_lies_is_refused(key: str, value: object) -> None:
+    """What is read and unpacked before anything is proven has a bound of its own."""
+    update = {
+        "from": "c" * 64,
+        "offset": 998_000,
+        "size": 2000,
+        "uncompressed": 1,
+        "digest": "d" * 64,
+    }
+    assert parse_pointer(_edited("refs.0.updates", [update])).entries[0].updates
+    with pytest.raises(FormatError):
+        parse_pointer(_edited("refs.0.updates", [update | {key: value}]))
+
+
+def test_updates_that_name_one_base_twice_are_refused() -> None:
+    update = {
+        "from": "c" * 64,
+        "offset": 998_000,
+        "size": 10,
+        "uncompressed": 1,
+        "digest": "d" * 64,
+    }
+    with pytest.raises(FormatError, match="not in order"):
+        parse_pointer(_edited("refs.0.updates", [update, update]))
