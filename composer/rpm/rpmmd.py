@@ -314,6 +314,9 @@ def _reference(package: Any, repository: str) -> PackageRef:
     nevra = (
         f"{package.name}-{package.epoch or 0}:{package.version}-{package.release}.{package.arch}"
     )
+    needed = ("name", "version", "release", "arch", "pkgId", "location_href")
+    if lacks := [field for field in needed if not getattr(package, field)]:
+        raise FormatError(f"primary.xml: {nevra[:200]}: a package without {lacks[0]}")
     if package.checksum_type != "sha256":
         raise FormatError(
             f"primary.xml: {nevra}: its checksum is {package.checksum_type}, not sha256",

@@ -54,7 +54,7 @@ from composer.ostree.objects import Header, parse_commit, parse_dirmeta, parse_d
 from composer.rpm.listing import listed
 from composer.rpm.package import nevra_of
 from composer.rpm.payload import opened_payload
-from composer.rpm.rpmmd import Record, find_locations, parse_repomd, unpack_small
+from composer.rpm.rpmmd import Record, find_packages, parse_repomd, unpack_small
 
 MIB = 1 << 20
 OBJECTS = 1000
@@ -355,7 +355,7 @@ def read_primary(data: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
-        find_locations(Path(file.name), [ContentDigest(bytes(32))])
+        find_packages(Path(file.name), [ContentDigest(bytes(32))], [])
 
 
 def read_rpm(data: bytes) -> None:

@@ -23,7 +23,7 @@ from composer.mirror.set_rpm import build_set_rpm
 from composer.rpm.rpmmd import (
     MAX_REPOMD,
     Record,
-    find_locations,
+    find_packages,
     parse_repomd,
     read_packages,
     unpack_record,
@@ -227,7 +227,7 @@ _EMPTY = b'<metadata xmlns="http://linux.duke.edu/metadata/common" packages="0">
     ],
 )
 def test_primary_in_utf_8_is_read(tmp_path: Path, declaration: bytes) -> None:
-    assert find_locations(_primary(tmp_path, declaration + _EMPTY), []) == {}
+    assert find_packages(_primary(tmp_path, declaration + _EMPTY), [], []) == []
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,33 @@ def test_primary_in_another_encoding_never_reaches_the_c_parser(
     tmp_path: Path, data: bytes
 ) -> None:
     with pytest.raises(FormatError, match="not XML in UTF-8"):
-        find_locations(_primary(tmp_path, data), [])
+        find_packages(_primary(tmp_path, data), [], [])
+
+
+_PACKAGE = f"""<metadata xmlns="http://linux.duke.edu/metadata/common"
+xmlns:rpm="http://linux.duke.edu/metadata/rpm" packages="1"><package type="rpm"><name>prog</name>
+<arch>noarch</arch><version epoch="0" ver="1" rel="1"/>
+<checksum type="sha256" pkgid="YES">{"0" * 64}</checksum><size package="10"/>
+<location href="prog.rpm"/></package></metadata>"""
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        "",
+        '<location href="prog.rpm"/>',
+        "<arch>noarch</arch>",
+        '<version epoch="0" ver="1" rel="1"/>',
+    ],
+)
+def test_package_that_lacks_something_is_refused(tmp_path: Path, left_out: str) -> None:
+    path = _primary(tmp_path, _PACKAGE.replace(left_out, "").encode())
+    wanted = [ContentDigest(bytes(32))]
+    if not left_out:
+        assert [str(one.nevra) for one in find_packages(path, wanted, [])] == ["prog-1-1.noarch"]
+        return
+    with pytest.raises(FormatError, match="a package without"):
+        find_packages(path, wanted, [])
 
 
 @pytest.mark.parametrize("before", [0, 5000, (1 << 20) - 30, 3 << 20])
@@ -255,4 +281,4 @@ def test_document_type_is_refused_however_far_down(tmp_path: Path, before: int) 
     entities = b'<!DOCTYPE r [<!ENTITY a "aa">]>'
     data = b'<?xml version="1.0"?>' + comment + entities + _EMPTY
     with pytest.raises(FormatError, match="document type"):
-        find_locations(_primary(tmp_path, data), [])
+        find_packages(_primary(tmp_path, data), [], [])
