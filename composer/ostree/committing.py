@@ -29,7 +29,7 @@ from composer.errors import ComposerError
 from composer.ostree.digests import ContentInfo, DigestCache
 from composer.ostree.objects import Header
 from composer.ostree.repo import INLINE_LIMIT, Repository
-from composer.system.files import explained, remove_tree, removing, sync_directory
+from composer.system.files import explained, remove_tree, sync_directory
 
 _PIECE = 1 << 20
 _CAPABILITY = "security.capability"
@@ -98,13 +98,9 @@ def write_tree(
     try:
         with writer:
             writer.store(files)
-            with removing(root):
-                writer.remember()
-                tree, meta = _write_directory(repo, top)
-                # Last, for it flushes: most of what the repository has need never be on disk.
-                writer.land()
     except OSError as error:
         raise explained(error, Path(error.filename or root)) from error
+    tree, meta = _write_directory(repo, top)
     return Written(tree, meta, len(files), writer.new)
 
 
@@ -170,7 +166,6 @@ class _Writer:
     ) -> None:
         self._repo, self.new = repo, 0
         self._cache, self._unread = cache, unread
-        self._read: Sequence[_File] = ()
         self._present = repo.content_names()
         self._staging = Path(tempfile.mkdtemp(prefix="jigdo-composer-", dir=repo.path / "tmp"))
         same = os.lstat(root).st_dev == os.lstat(self._staging).st_dev
@@ -185,7 +180,7 @@ class _Writer:
         remove_tree(self._staging)
 
     def store(self, files: Sequence[_File]) -> None:
-        """Make objects of all and set each file's checksum; :meth:`land` is still to be called."""
+        """Store all; sets each file's checksum."""
         for file in files:
             if file.header.is_symlink:
                 self._look_up_link(file)
@@ -193,29 +188,27 @@ class _Writer:
                 self._prepare(file)
         regular = [file for file in files if not file.header.is_symlink]
         if self._cache is not None and self._unread is not None:
-            regular = self._read_not(regular, self._cache, self._unread)
+            self._find(regular, self._cache, self._unread)
         workers = len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(workers) as pool:
             # Large batches of small files: what a file costs here is mostly Python.
             list(pool.map(self._take, _batches(regular)))
+        self._land()
         for file in files:
             if not file.stored:
                 self._write(file)
-        self._read = regular
+        if self._cache is not None:
+            self._cache.remember(dict(_learnt(regular)))
 
-    def _read_not(self, files: Sequence[_File], cache: DigestCache, unread: Unread) -> list[_File]:
-        """Find the objects of files whose digests are known; returns those left to be read."""
+    def _find(self, files: Sequence[_File], cache: DigestCache, unread: Unread) -> None:
+        """Set the checksum of each file whose digest is known, and of which there is an object."""
         digests = [unread(file.status) for file in files]
         known = cache.objects(digest for digest in digests if digest is not None)
-        left = []
         for file, digest in zip(files, digests, strict=True):
             if digest is not None:
                 checksum = known.get((digest, file.status.st_size, file.header))
                 if checksum is not None and checksum.hex() in self._present:
                     file.checksum, file.stored = checksum, True
-                    continue
-            left.append(file)
-        return left
 
     def _prepare(self, file: _File) -> None:
         # GVariants here, for each distinct header, and not in the threads, for each file.
@@ -236,6 +229,9 @@ class _Writer:
 
     def _take(self, files: Sequence[_File]) -> None:
         for file in files:
+            if file.stored:
+                os.unlink(file.path)
+                continue
             descriptor = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 checksum = self._hash(file, descriptor)
@@ -243,6 +239,7 @@ class _Writer:
                 name = checksum.hex()
                 if name in self._present:
                     file.stored = True
+                    os.unlink(file.path)
                 elif self._adopts and file.plain and file.status.st_nlink == 1:
                     self._adopt(file, descriptor, name)
                     file.stored = True
@@ -280,13 +277,7 @@ class _Writer:
         # Another file with the same bytes and header may be there: it is the same object.
         os.rename(file.path, self._staging / name)
 
-    def remember(self) -> None:
-        """Keep what is known now of the files that were read."""
-        if self._cache is not None:
-            self._cache.remember(dict(_learnt(self._read)))
-
-    def land(self) -> None:
-        """Give the new objects their names."""
+    def _land(self) -> None:
         staged = os.listdir(self._staging)
         self.new += len(staged)
         if not staged:

@@ -66,9 +66,10 @@ class Header:
         """Return the bytes that stand before the content when libostree checksums it.
 
         ``(uuuusa(ayay))`` in network byte order (uid, gid, mode, rdev 0, symlink
-        target, xattrs), behind its length: ostree-core.c, file header with size.
+        target, xattrs), behind its length: ostree-core.c, file header with size.  Raises
+        UnicodeDecodeError for a target that is not UTF-8, which libostree does not take.
         """
-        target.decode()  # libostree has no other targets than UTF-8
+        target.decode()
         numbers = struct.pack(">IIII", self.uid, self.gid, self.mode, 0)
         body = numbers + target + b"\0"
         end = len(body)
@@ -79,10 +80,7 @@ class Header:
 
 @lru_cache(maxsize=1024)
 def _serialized(xattrs: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    from gi.repository import GLib
-
-    pairs = [(name + b"\0", value) for name, value in xattrs]
-    data = GLib.Variant("a(ayay)", pairs).get_data_as_bytes().get_data()
+    data = Header(0, 0, 0, xattrs).variant().get_data_as_bytes().get_data()
     assert isinstance(data, bytes)
     return data
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,17 +92,6 @@ def remove_tree(root: Path) -> None:
     if root.is_symlink() or not root.exists():
         return
     shutil.rmtree(root, onerror=make_writable)
-
-
-@contextmanager
-def removing(root: Path) -> Iterator[None]:
-    """Remove ``root`` and all below it in another process while the block runs.
-
-    What cannot be removed is left, without a word.
-    """
-    rm = ["rm", "-rf", "--one-file-system", "--", str(root)]
-    with subprocess.Popen(rm, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-        yield
 
 
 def _discard(name: str) -> None:

@@ -95,3 +95,34 @@ def test_two_builders_may_share_a_cache(repo: Repository, tmp_path: Path) -> Non
     with sqlite3.connect(tmp_path / "digests") as database:
         assert database.execute("SELECT count(*) FROM sealed").fetchone() == (4,)
     database.close()
+
+
+def test_objects_are_found_by_what_they_hold(repo: Repository, tmp_path: Path) -> None:
+    checksums, infos = _fill(repo, 600)
+    cache = DigestCache(tmp_path / "digests")
+    cache.remember(dict(zip(checksums, infos, strict=True)))
+    found = cache.objects([info.digest for info in infos[:6]])
+    assert found == {
+        (info.digest, info.size, info.header): checksum
+        for info, checksum in zip(infos[:6], checksums[:6], strict=True)
+    }
+    assert cache.objects([ContentDigest.of(b"unknown")]) == {}
+
+
+def test_row_whose_seal_does_not_fit_is_not_there(repo: Repository, tmp_path: Path) -> None:
+    checksums, infos = _fill(repo, 3)
+    cache = DigestCache(tmp_path / "digests")
+    cache.remember({checksums[0]: infos[0], checksums[1]: infos[1]})
+    with sqlite3.connect(tmp_path / "digests") as database:
+        row = (checksums[2], checksums[0])
+        database.execute("UPDATE sealed SET object = ? WHERE object = ?", row)
+    database.close()
+    assert set(cache.objects([infos[0].digest]).values()) == {checksums[1]}
+    assert list(cache.lookup(repo, checksums)) == infos
+
+
+def test_cache_in_the_place_of_a_directory_is_done_without(tmp_path: Path) -> None:
+    (tmp_path / "digests").mkdir()
+    cache = DigestCache(tmp_path / "digests")
+    cache.remember({ObjectChecksum(bytes(32)): ContentInfo(HEADERS[0], 0, ContentDigest.of(b""))})
+    assert cache.objects([ContentDigest.of(b"")]) == {}

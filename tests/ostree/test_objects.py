@@ -286,3 +286,21 @@ def test_header_gives_attributes_as_libostree_takes_them() -> None:
     ]
     assert not header.is_symlink
     assert Header(0, 0, 0o120777).is_symlink
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=300),
+    st.lists(st.tuples(st.binary(min_size=1, max_size=9), st.binary(max_size=300)), max_size=3),
+)
+def test_header_is_serialized_as_glib_does(target: str, pairs: list[tuple[bytes, bytes]]) -> None:
+    header = Header(1, 70000, 0o120777, tuple(pairs))
+    swapped = [int.from_bytes(n.to_bytes(4, "little"), "big") for n in (1, 70000, 0o120777)]
+    named = [(name + b"\0", value) for name, value in pairs]
+    variant = GLib.Variant("(uuuusa(ayay))", (*swapped, 0, target, named))
+    data = variant.get_data_as_bytes().get_data()
+    assert header.serialized(target.encode()) == len(data).to_bytes(4, "big") + bytes(4) + data
+
+
+def test_target_that_is_not_utf8_is_refused() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        Header(0, 0, 0o120777).serialized(b"\xff")
