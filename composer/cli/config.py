@@ -48,6 +48,15 @@ def delta_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def parse_ref(text: str) -> tuple[str | None, str, str]:
+    """Split [REMOTE:]REF[@VERSION]; the version may have any characters."""
+    place, at, version = text.partition("@")
+    if at and not version:
+        raise UsageError(f"{text}: the version behind the @ is empty")
+    name, _, ref = place.rpartition(":")
+    return name or None, ref, version
+
+
 def _parse_bases(names: tuple[str, ...]) -> tuple[str, ...] | None:
     """Return the revisions that --from named; None where it was not given."""
     if "none" in names and len(names) > 1:
@@ -61,7 +70,8 @@ _DELTA_OPTIONS = (
         "delta_bases",
         multiple=True,
         metavar="REV",
-        help="Ship deltas from this commit, or `none`; by default from the last 3.  Repeatable.",
+        help="Ship deltas from this commit or version, older or newer, or `none`; by default from "
+        "the 3 before and the 3 after.  Repeatable.",
     ),
     click.option(
         "--rpm-deltas",
