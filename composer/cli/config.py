@@ -6,10 +6,15 @@ import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from composer.errors import UsageError
+
+if TYPE_CHECKING:
+    from composer.cli.console import Console
+    from composer.mirror.making import MadeSet
 
 
 def _default_cachedir() -> Path:
@@ -55,6 +60,15 @@ def parse_ref(text: str) -> tuple[str | None, str, str]:
         raise UsageError(f"{text}: the version behind the @ is empty")
     name, _, ref = place.rpartition(":")
     return name or None, ref, version
+
+
+def warn_undescribed(console: Console, made: MadeSet) -> None:
+    """Tell of versions from which a set has deltas, but no update of its metadata."""
+    for commit in made.undescribed:
+        console.warn(
+            f"{commit}: neither its set nor all of its packages are here, so its clients "
+            "read the new set's metadata as a whole"
+        )
 
 
 def _parse_bases(names: tuple[str, ...]) -> tuple[str, ...] | None:

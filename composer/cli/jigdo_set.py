@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from composer.cli.config import cachedir_option, delta_options, keeping_options
+from composer.cli.config import (
+    cachedir_option,
+    delta_options,
+    keeping_options,
+    warn_undescribed,
+)
 from composer.cli.console import Console, human_bytes, json_option, plain
 
 if TYPE_CHECKING:
@@ -98,11 +103,7 @@ def build(
     )
     with console.progress(as_json=as_json) as report:
         made = make_set(repo, packages, request, report, available=available)
-    for commit in made.undescribed:
-        console.warn(
-            f"{commit}: neither its set nor all of its packages are here, so that its clients "
-            "read the new set's metadata as a whole"
-        )
+    warn_undescribed(console, made)
     if as_json:
         console.json(made.summary())
     else:

@@ -36,12 +36,15 @@ def find_commit(repo: Repository, ref: str, revision: str) -> ObjectChecksum:
         if repo.commit(commit).version == revision:
             return commit
     try:
-        return repo.require(revision)
-    except ComposerError:
+        found = repo.resolve(revision)
+    except ComposerError:  # it cannot even be the name of a ref
+        found = None
+    if found is None or not repo.has("commit", found):
         raise NotFound(
             f"{repo.path}: no version, commit or ref {revision}",
             hint=f"see what is there: ostree --repo={repo.path} log {ref}",
-        ) from None
+        )
+    return found
 
 
 def neighbours(repo: Repository, ref: str, commit: ObjectChecksum) -> tuple[ObjectChecksum, ...]:

@@ -180,6 +180,7 @@ def build(
     deltas: DeltaOptions = NO_DELTAS,
     descriptions: Mapping[ObjectChecksum, bytes] | None = None,
     full: Collection[ContentDigest] = (),
+    store: Path | None = None,
 ) -> SetOnDisk:
     """Build a set in memory, with the digest cache in ``scratch``."""
     out = io.BytesIO()
@@ -192,7 +193,7 @@ def build(
         into=out,
         cache=cache,
         workers=workers,
-        older=Older(deltas, descriptions or {}),
+        older=Older(deltas, descriptions or {}, store),
         full=full,
     )
     assert built.index == place_of(out.getvalue())
