@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from composer.cli.config import cachedir_option, delta_options, keeping_options
+from composer.cli.config import (
+    cachedir_option,
+    delta_options,
+    keeping_options,
+    warn_undescribed,
+)
 from composer.cli.console import Console, human_bytes, json_option, plain
 from composer.errors import UsageError
 
@@ -202,6 +207,8 @@ def compose(
         if as_json:
             console.json(error.document())
         raise
+    if made:
+        warn_undescribed(console, made)
     show(console, result, made, sboms, as_json=as_json)
 
 

@@ -6,10 +6,15 @@ import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from composer.errors import UsageError
+
+if TYPE_CHECKING:
+    from composer.cli.console import Console
+    from composer.mirror.making import MadeSet
 
 
 def _default_cachedir() -> Path:
@@ -48,6 +53,24 @@ def delta_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def parse_ref(text: str) -> tuple[str | None, str, str]:
+    """Split [REMOTE:]REF[@VERSION]; the version may have any characters."""
+    place, at, version = text.partition("@")
+    if at and not version:
+        raise UsageError(f"{text}: the version behind the @ is empty")
+    name, _, ref = place.rpartition(":")
+    return name or None, ref, version
+
+
+def warn_undescribed(console: Console, made: MadeSet) -> None:
+    """Tell of versions from which a set has deltas, but no update of its metadata."""
+    for commit in made.undescribed:
+        console.warn(
+            f"{commit}: neither its set nor all of its packages are here, so its clients "
+            "read the new set's metadata as a whole"
+        )
+
+
 def _parse_bases(names: tuple[str, ...]) -> tuple[str, ...] | None:
     """Return the revisions that --from named; None where it was not given."""
     if "none" in names and len(names) > 1:
@@ -61,7 +84,8 @@ _DELTA_OPTIONS = (
         "delta_bases",
         multiple=True,
         metavar="REV",
-        help="Ship deltas from this commit, or `none`; by default from the last 3.  Repeatable.",
+        help="Ship deltas from this commit or version, older or newer, or `none`; by default from "
+        "the 3 before and the 3 after.  Repeatable.",
     ),
     click.option(
         "--rpm-deltas",

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from composer.cli.config import cachedir_option, delta_options, keeping_options
+from composer.cli.config import (
+    cachedir_option,
+    delta_options,
+    keeping_options,
+    warn_undescribed,
+)
 from composer.cli.console import Console, human_bytes, json_option, plain
 
 if TYPE_CHECKING:
@@ -34,6 +39,13 @@ def jigdo_set() -> None:
 @jigdo_set.command()
 @click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
 @click.option("--ref", required=True)
+@click.option(
+    "--commit",
+    "revision",
+    default="",
+    metavar="REV",
+    help="Build the set of this commit or version of REF, not the newest.",
+)
 @_PACKAGES
 @click.option("--output", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--name", default="", help="Name of the set and its RPM; derived from the ref.")
@@ -48,6 +60,7 @@ def build(
     console: Console,
     repository: Path,
     ref: str,
+    revision: str,
     places: tuple[str, ...],
     output: Path,
     name: str,
@@ -61,7 +74,9 @@ def build(
     """Build the jigdo set of REF and publish it in the rpm-md repository at --output.
 
     The directory gets NAME.jigdo's RPM, rpm-md that lists it beside what is already
-    there, and the pointer that clients look for.
+    there, and the pointer that clients look for.  The sets of older versions stay there for
+    clients that ask for one; `--commit` builds such a set again, for instance with deltas
+    from newer versions (`--from`), which make downgrades small.
     """
     from composer.mirror.making import (
         SetRequest,
@@ -69,12 +84,15 @@ def build(
         make_set,
         select_packages,
     )
+    from composer.mirror.others import find_commit
     from composer.ostree.repo import Repository
 
     repo = Repository.open(repository)
-    packages = select_packages(repo, repo.require(ref), find_packages(places))
+    available = find_packages(places)
+    packages = select_packages(repo, find_commit(repo, ref, revision), available)
     request = SetRequest(
         ref=ref,
+        revision=revision,
         output=output,
         name=name,
         gpg_key=gpg_sign,
@@ -84,7 +102,8 @@ def build(
         keeping=keeping,
     )
     with console.progress(as_json=as_json) as report:
-        made = make_set(repo, packages, request, report)
+        made = make_set(repo, packages, request, report, available=available)
+    warn_undescribed(console, made)
     if as_json:
         console.json(made.summary())
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from composer.cli.config import config_dir_option
+from composer.cli.config import config_dir_option, parse_ref
 from composer.cli.console import Console, human_bytes, json_option, plain
 from composer.errors import UsageError
 
@@ -122,7 +122,7 @@ probe_option = click.option(
 
 
 @click.command()
-@click.argument("ref", metavar="[REMOTE:]REF")
+@click.argument("ref", metavar="[REMOTE:]REF[@VERSION]")
 @click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
 @max_memory_option
@@ -152,7 +152,7 @@ def plan(
     config_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Say what pulling REF would move, by source, and what it would take here.
+    """Say what pulling REF, or VERSION of it, would move, by source, and what it would take here.
 
     Reads the set's metadata, as the pull does, and writes nothing.
     """
@@ -160,16 +160,17 @@ def plan(
     from composer.jigdo.examine import Choices, Prefer
     from composer.ostree.repo import Repository
 
-    name, _, wanted = ref.rpartition(":")
-    remote = find_remote(name or None, config_dir)
+    name, plain_ref, version = parse_ref(ref)
+    remote = find_remote(name, config_dir)
     repo = Repository.open(repository)
     choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
     show_plan(
         console,
         remote,
-        wanted,
+        plain_ref,
         repo,
         choices,
+        version=version,
         workers=workers,
         question=question,
         sources=sources,
@@ -189,6 +190,7 @@ def show_plan(
     as_json: bool,
     sources: Sources,
     probe: bool,
+    version: str = "",
     question: str = "",
 ) -> None:
     """Plan a pull and print it."""
@@ -199,6 +201,7 @@ def show_plan(
             remote,
             ref,
             repo,
+            version=version,
             choices=choices,
             sources=sources,
             probe=probe,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from composer.cli.config import config_dir_option
+from composer.cli.config import config_dir_option, parse_ref
 from composer.cli.console import Console, human_bytes, json_option
 from composer.cli.console import plain as plain_text
 from composer.cli.plan import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("ref", metavar="[REMOTE:]REF")
+@click.argument("ref", metavar="[REMOTE:]REF[@VERSION]")
 @click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
 @max_memory_option
@@ -59,18 +59,19 @@ def pull(
     config_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Reassemble the newest commit of REF from its jigdo set and RPM mirrors.
+    """Reassemble the newest commit of REF, or VERSION, from its jigdo set and RPM mirrors.
 
-    REF comes from REMOTE, or from the only remote there is.  Only what REPO lacks is
-    fetched; an interrupted pull is continued by running it again.
+    VERSION may also be a commit's checksum, and older than what is here.  REF comes from
+    REMOTE, or from the only remote there is.  Only what REPO lacks is fetched; an
+    interrupted pull is continued by running it again.
     """
     from composer.client.pull import pull as pull_ref
     from composer.client.remote import find_remote
     from composer.jigdo.examine import Choices, Prefer
     from composer.ostree.repo import Repository
 
-    name, _, plain = ref.rpartition(":")
-    remote = find_remote(name or None, config_dir)
+    name, plain, version = parse_ref(ref)
+    remote = find_remote(name, config_dir)
     repo = Repository.open(repository)
     choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
     if probe and not dry_run:
@@ -82,6 +83,7 @@ def pull(
             plain,
             repo,
             choices,
+            version=version,
             sources=sources,
             probe=probe,
             workers=workers,
@@ -95,6 +97,7 @@ def pull(
             remote,
             plain,
             repo,
+            version=version,
             choices=choices,
             sources=sources,
             replanned=lambda what: _show_replanned(console, what, as_json=as_json),

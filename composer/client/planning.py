@@ -103,6 +103,7 @@ def plan_pull(
     ref: str,
     repo: Repository,
     *,
+    version: str = "",
     choices: Choices = DEFAULT_CHOICES,
     sources: Sources = DEFAULT_SOURCES,
     probe: bool = False,
@@ -110,7 +111,7 @@ def plan_pull(
     workers: int = 2,
     question: str = "",
 ) -> PullPlan:
-    """Plan to bring ``ref`` of ``repo`` to the newest version that ``remote`` has.
+    """Plan to bring ``ref`` of ``repo`` to the newest version of ``remote``, or to ``version``.
 
     RPMs of this machine cost nothing, nor do files of seeds; ``question`` is a path or a
     package to explain. With ``probe`` mirrors are asked whether they have the RPMs, and what
@@ -127,6 +128,7 @@ def plan_pull(
             remote,
             ref,
             repo,
+            version=version,
             choices=choices,
             at_hand=cache.find,
             seed=seeds if sources.seeds else None,

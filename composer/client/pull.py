@@ -13,7 +13,6 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from composer.checksum import ContentDigest, ObjectChecksum
-from composer.client.descriptions import Descriptions
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
 from composer.client.seed import SeedTrees
@@ -30,6 +29,7 @@ from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
 from composer.jigdo.container import MAX_INDEX, Check, Index, Kind
 from composer.jigdo.delta.frames import decompress_update
 from composer.jigdo.description import apply_update, parse_update, split_description
+from composer.jigdo.descriptions import Descriptions
 from composer.jigdo.examine import DEFAULT_CHOICES, AtHand, CheckCommit, Choices, Wanted, examine
 from composer.jigdo.lost import LostPackage
 from composer.jigdo.plan import Plan
@@ -88,13 +88,15 @@ def pull(
     repo: Repository,
     *,
     choices: Choices = DEFAULT_CHOICES,
+    version: str = "",
     sources: Sources = DEFAULT_SOURCES,
     replanned: Callable[[Replanned], object] = lambda what: None,
     report: Report = silent,
     workers: int = 2,
 ) -> PullResult:
-    """Bring ``ref`` of ``repo`` to the newest version that ``remote`` has.
+    """Bring ``ref`` of ``repo`` to the newest version that ``remote`` has, or to ``version``.
 
+    ``version`` may be older than what is here; it is a version or a commit's checksum.
     RPMs of this machine are used instead of the mirrors', and files of seeds instead of
     RPMs.  An RPM that was signed or
     compressed anew since the set was built serves as well, for its contents are proven one
@@ -116,6 +118,7 @@ def pull(
             remote,
             ref,
             repo,
+            version=version,
             choices=choices,
             at_hand=cache.find,
             seed=seeds if sources.seeds else None,
@@ -148,7 +151,7 @@ def pull(
             workers=workers,
         )
         remove_tree(packages)
-        _keep_description(jigdo, repo, Descriptions(repo))
+        _keep_description(jigdo, repo, Descriptions.of(repo))
         return _result(found, traffic, plans, lost, source.replaced())
 
 
@@ -170,6 +173,7 @@ def look(
     choices: Choices,
     at_hand: AtHand,
     seed: Seed | None,
+    version: str = "",
     report: Report = silent,
     read_only: bool = False,
 ) -> Found:
@@ -178,11 +182,11 @@ def look(
     Nothing is written with ``read_only``, and the same bytes are read.
     """
     report(Step("look", item=remote.urls[0]))
-    entry = find_entry(fetcher, ref)
+    entry = find_entry(fetcher, ref, version)
     previous = repo.resolve(ref)
     if previous == entry.commit and _is_good_here(remote, repo, entry.commit):
         return Found(entry, previous, None)
-    jigdo = open_remote_set(fetcher, entry, Descriptions(repo), max_memory=choices.max_memory)
+    jigdo = open_remote_set(fetcher, entry, Descriptions.of(repo), max_memory=choices.max_memory)
     base = previous if previous and not repo.is_partial(previous) else None
     check = _signature_check(remote, repo)
     report(Step("read set", item=jigdo.head.version))
@@ -273,7 +277,8 @@ def _keep_description(jigdo: JigdoSet, repo: Repository, kept: Descriptions) -> 
         trees[ContentDigest.of(data)] = data
     description = jigdo.description(lambda frame: trees.get(frame.digest))
     if description is not None:
-        kept.keep(jigdo.head.commit, description, beside=repo.refs().values())
+        kept.keep(jigdo.head.commit, description)
+        kept.keep_only({jigdo.head.commit, *repo.refs().values()})
 
 
 def open_remote_set(

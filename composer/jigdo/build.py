@@ -62,9 +62,9 @@ _OTHER_SOURCES = 8
 
 @dataclass(frozen=True, slots=True)
 class Older:
-    """What a set ships for clients of older commits, and what that is made with.
+    """What a set ships for clients of other commits, and what that is made with.
 
-    ``descriptions`` are those of older commits' sets, to make updates from; ``store`` is the
+    ``descriptions`` are the bare ones of their sets, to make updates from; ``store`` is the
     file that keeps patches from one build to the next.
     """
 

@@ -166,6 +166,19 @@ class Index:
         columns = uvarints(sizes) + uvarints(self._uncompressed)
         return uvarint(len(self)) + fixed + columns + self._digests
 
+    def bare(self, head: bytes) -> bytes:
+        """Serialise without patches and deltas, and as if the head were ``head``, stored."""
+        count = len(self) - sum(len(self.numbers(kind)) for kind in (Kind.PATCH, Kind.DELTAS))
+        sizes = [later - earlier for earlier, later in pairwise(self._ends[: count + 1])]
+        return Index(
+            self._kinds[:count],
+            bytes([Codec.STORED]) + self._codecs[1:count],
+            bytes([0]) + self._windows[1:count],
+            [len(head), *sizes[1:]],
+            [len(head), *self._uncompressed[1:count]],
+            ContentDigest.of(head) + self._digests[32 : 32 * count],
+        ).dump()
+
     def __len__(self) -> int:
         return len(self._kinds)
 

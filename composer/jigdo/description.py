@@ -1,14 +1,15 @@
 """The description of a set: all that a client reads before it plans, as one run of bytes.
 
-docs/format/jigdo.md section 9 is the norm.  A client keeps the description of what it
-has, so that the next one comes as a patch to it.  Rule kept here: a description is only
-what the index binds, so what was made of a patch is proven as if it had been fetched.
+docs/format/jigdo.md section 9 is the norm.  A client keeps the *bare* description of what
+it has, which depends on no deltas, so that the next description comes as a patch to it,
+whichever of a commit's sets was pulled.  Rule kept here: a description is only what the
+index binds, so what was made of a patch is proven as if it had been fetched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from composer.checksum import ContentDigest
 from composer.errors import BoundExceeded, ChecksumMismatch, FormatError
@@ -18,6 +19,7 @@ from composer.jigdo.delta.frames import compress_update, join_patches, split_pat
 from composer.jigdo.delta.making import Pair, best_patches
 from composer.jigdo.delta.table import MAX_PIECE
 from composer.jigdo.encoding import Cursor, uvarints
+from composer.jigdo.manifest import Head, dump_head
 
 MAX_DESCRIPTION = 1 << 29
 # A piece makes up to MAX_PIECE bytes, so a few are all that there can be.
@@ -26,7 +28,7 @@ _MAX_PIECES = 64
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """The way from one description to another, decompressed and taken apart.
+    """The way from a bare description to another one, decompressed and taken apart.
 
     ``base`` is the digest of the description it starts from; it makes ``size`` bytes of
     description and ``deltas`` bytes of deltas frame behind them.
@@ -39,7 +41,7 @@ class Update:
 
 
 def make_update(base: bytes, description: bytes, deltas: bytes) -> tuple[bytes, int, ContentDigest]:
-    """Make the update from the description ``base`` to another one.
+    """Make the update from the bare description ``base`` to another description.
 
     ``deltas`` is the deltas frame for clients of the base, or empty.  Returns the compressed
     update, and the size and digest of what is compressed.
@@ -97,8 +99,23 @@ def apply_update(update: Update, base: bytes, *, max_memory: int) -> tuple[bytes
 def join_description(index: Index, frame: Callable[[Frame], bytes | None]) -> bytes | None:
     """Join an index and its frames' uncompressed bytes; None when ``frame`` gives None for one."""
     # An index has one form, so writing it again gives the bytes that it was read from.
-    pieces = [index.dump()]
-    for kind in DESCRIPTION:
+    return _joined([index.dump()], index, DESCRIPTION, frame)
+
+
+def join_bare(index: Index, head: Head, frame: Callable[[Frame], bytes | None]) -> bytes | None:
+    """Join the bare description, as if the set had no deltas; see :func:`join_description`."""
+    bare = dump_head(replace(head, bases=()))
+    rest = DESCRIPTION[1:]
+    return _joined([index.bare(bare), bare], index, rest, frame)
+
+
+def _joined(
+    pieces: list[bytes],
+    index: Index,
+    kinds: Iterable[Kind],
+    frame: Callable[[Frame], bytes | None],
+) -> bytes | None:
+    for kind in kinds:
         for number in index.numbers(kind):
             piece = frame(index[number])
             if piece is None:

@@ -1,13 +1,13 @@
 """The pointer: per ref, which RPM is its newest set and where the index lies in it.
 
-docs/format/pointer.md section 2 is the norm.  Pure: bytes in, frozen values out,
-and back.
+docs/format/pointer.md section 2 is the norm; section 4 that of the other versions.  Pure:
+bytes in, frozen values out, and back.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
@@ -19,7 +19,9 @@ from composer.errors import FormatError, NotFound
 from composer.jigdo.container import MAX_BASES, IndexPlace
 
 RECORD_TYPE = "jigdo"
+VERSIONS_TYPE = "jigdo-versions"
 MAX_POINTER = 1 << 20
+MAX_VERSIONS = 1 << 23
 MAX_UPDATE = 1 << 27
 _FORMAT = 1
 _HINT = "the mirror may be damaged or in the middle of an update: try again later"
@@ -40,7 +42,7 @@ class UpdatePlace:
 
 @dataclass(frozen=True, slots=True)
 class PointerEntry:
-    """The newest set of one ref.
+    """One set of a ref.
 
     ``location``, ``pkgid`` and ``size`` are the RPM's; the ``.jigdo`` file is the
     ``length`` bytes from ``offset`` on in it, and ``index`` counts from that file's
@@ -66,11 +68,14 @@ class Pointer:
 
     entries: tuple[PointerEntry, ...] = ()
 
+    def get(self, ref: str) -> PointerEntry | None:
+        """The entry of ``ref``, or None."""
+        return next((entry for entry in self.entries if entry.ref == ref), None)
+
     def find(self, ref: str) -> PointerEntry:
         """The entry of ``ref``; raises NotFound that lists what there is."""
-        for entry in self.entries:
-            if entry.ref == ref:
-                return entry
+        if (entry := self.get(ref)) is not None:
+            return entry
         known = [entry.ref for entry in self.entries]
         raise NotFound(
             f"{ref}: the repository has no jigdo set of this ref",
@@ -85,9 +90,55 @@ class Pointer:
 
     def dump(self) -> bytes:
         """Serialise; equal pointers give equal bytes."""
-        document = {"format": _FORMAT, "refs": [_dump_entry(entry) for entry in self.entries]}
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return text.encode() + b"\n"
+        return _dump(self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The sets of a repository that are not their refs' newest, sorted by ref and time."""
+
+    entries: tuple[PointerEntry, ...] = ()
+
+    def with_entry(self, entry: PointerEntry) -> Versions:
+        """The same with ``entry`` in place of its commit's old one."""
+        others = self.without(entry.ref, entry.commit).entries
+        return Versions(tuple(sorted([*others, entry], key=_version_key)))
+
+    def without(self, ref: str, commit: ObjectChecksum) -> Versions:
+        """The same without the set of a commit."""
+        kept = (one for one in self.entries if (one.ref, one.commit) != (ref, commit))
+        return Versions(tuple(kept))
+
+    def dump(self) -> bytes:
+        """Serialise; equal values give equal bytes."""
+        return _dump(self.entries)
+
+
+def find_version(newest: PointerEntry, others: Sequence[PointerEntry], wanted: str) -> PointerEntry:
+    """Find the set of a version, the latest that has it, or of a commit by its checksum.
+
+    ``others`` are older sets of the ref, by time.  Raises NotFound that lists the versions.
+    """
+    entries = [*others, newest]
+    for entry in reversed(entries):
+        if wanted in (str(entry.commit), entry.version):
+            return entry
+    known = list(dict.fromkeys(one.version or str(one.commit) for one in reversed(entries)))
+    raise NotFound(
+        f"{newest.ref}: the repository has no set of version {wanted}",
+        details=[f"it has: {', '.join(known[:20])}"],
+        hint="older versions are there as long as the publisher keeps their sets",
+    )
+
+
+def _version_key(entry: PointerEntry) -> tuple[str, int, ObjectChecksum]:
+    return entry.ref, entry.timestamp, entry.commit
+
+
+def _dump(entries: Sequence[PointerEntry]) -> bytes:
+    document = {"format": _FORMAT, "refs": [_dump_entry(entry) for entry in entries]}
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode() + b"\n"
 
 
 class _Set(BaseModel):
@@ -140,18 +191,30 @@ class _Document(BaseModel):
 
 def parse_pointer(data: bytes) -> Pointer:
     """Parse and check a pointer; raises FormatError that says where."""
-    if len(data) > MAX_POINTER:
-        raise FormatError(f"pointer: larger than {MAX_POINTER} bytes", hint=_HINT)
+    entries = _parse(data, "pointer", MAX_POINTER)
+    if any(later.ref <= earlier.ref for earlier, later in pairwise(entries)):
+        raise FormatError("pointer: its refs are not in order, or one occurs twice", hint=_HINT)
+    return Pointer(entries)
+
+
+def parse_versions(data: bytes) -> Versions:
+    """Parse and check the list of other versions; raises FormatError that says where."""
+    entries = _parse(data, "versions", MAX_VERSIONS)
+    if any(_version_key(later) <= _version_key(earlier) for earlier, later in pairwise(entries)):
+        raise FormatError("versions: they are not in order, or one occurs twice", hint=_HINT)
+    return Versions(entries)
+
+
+def _parse(data: bytes, what: str, limit: int) -> tuple[PointerEntry, ...]:
+    if len(data) > limit:
+        raise FormatError(f"{what}: larger than {limit} bytes", hint=_HINT)
     try:
         document = _Document.model_validate_json(data)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
-        raise FormatError(f"pointer: {where}: {problem['msg']}", hint=_HINT) from None
-    refs = [entry.ref for entry in document.refs]
-    if any(later <= earlier for earlier, later in pairwise(refs)):
-        raise FormatError("pointer: its refs are not in order, or one occurs twice", hint=_HINT)
-    return Pointer(tuple(_checked(entry) for entry in document.refs))
+        raise FormatError(f"{what}: {where}: {problem['msg']}", hint=_HINT) from None
+    return tuple(_checked(entry) for entry in document.refs)
 
 
 def _checked(entry: _Entry) -> PointerEntry:

@@ -29,7 +29,7 @@ from composer.jigdo.container import (
     read_index,
 )
 from composer.jigdo.delta.table import DeltaTable, parse_table
-from composer.jigdo.description import join_description
+from composer.jigdo.description import join_bare
 from composer.jigdo.encoding import Cursor
 from composer.jigdo.manifest import (
     Contents,
@@ -107,7 +107,7 @@ class JigdoSet:
         )
 
     def description(self, frame: Callable[[Frame], bytes | None] | None = None) -> bytes | None:
-        """Return the set's description (docs/format/jigdo.md section 9).
+        """Return the set's bare description (docs/format/jigdo.md section 9).
 
         Frames that were not read are read now, or asked of ``frame``; None when it
         has not all.
@@ -119,7 +119,7 @@ class JigdoSet:
                 return frame(wanted)
             return known if known is not None else next(iter(self.frames([wanted])))[1]
 
-        return join_description(self.index, read)
+        return join_bare(self.index, self.head, read)
 
     def _read_run(self, run: list[Frame]) -> list[tuple[Frame, bytes]]:
         start, length = run[0].offset, run[-1].end - run[0].offset

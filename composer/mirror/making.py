@@ -7,7 +7,7 @@ changes an RPM's size and pkgid, so nothing is published before.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from composer.jigdo.local import require_pkgid
 from composer.jigdo.manifest import Head
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import JigdoSet, open_file
-from composer.mirror.publish import DIRECTORY as SETS
+from composer.mirror.others import Described, find_commit, listed_packages, neighbours
 from composer.mirror.publish import describe_set, publish_set
 from composer.mirror.set_rpm import About, build_set_rpm, locate_jigdo, sign_rpm
 from composer.ostree.digests import DIGESTS, DigestCache
@@ -33,15 +33,14 @@ from composer.rpm.rpmmd import read_packages
 
 _RPM_MAGIC = b"\xed\xab\xee\xdb"
 _RELEASE = "1"
-_DEFAULT_BASES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class DeltaChoice:
     """What the operator wants of deltas.
 
-    ``bases`` are revisions to ship them from; None is the last few before the commit.  The
-    others are as in :class:`DeltaOptions`.
+    ``bases`` are revisions to ship them from; None is the commit's neighbours.  The others
+    are as in :class:`DeltaOptions`.
     """
 
     bases: tuple[str, ...] | None = None
@@ -65,12 +64,14 @@ class Keeping:
 class SetRequest:
     """What set to make.
 
-    ``output`` is the rpm-md repository that gets it (made if it is not there).
+    ``output`` is the rpm-md repository that gets it (made if it is not there);
+    ``revision`` a version of the ref that is not its newest.
     """
 
     ref: str
     output: Path
     cachedir: Path
+    revision: str = ""
     name: str = ""
     about: About = field(default_factory=About)
     gpg_key: str = ""
@@ -81,11 +82,15 @@ class SetRequest:
 
 @dataclass(frozen=True, slots=True)
 class MadeSet:
-    """A published set: its RPM and what the pointer says of it."""
+    """A published set: its RPM and what the pointer says of it.
+
+    ``undescribed`` are commits that it has deltas from, but no update of the description.
+    """
 
     rpm: Path
     head: Head
     entry: PointerEntry
+    undescribed: tuple[ObjectChecksum, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Describe it as a JSON document."""
@@ -97,6 +102,8 @@ class MadeSet:
             "jigdo_bytes": self.entry.length,
             "rpm_bytes": self.entry.size,
             "totals": self.head.totals.model_dump(),
+            "bases": [str(base.commit) for base in self.head.bases],
+            "undescribed": [str(commit) for commit in self.undescribed],
         }
 
 
@@ -105,13 +112,15 @@ def make_set(
     packages: Sequence[LocalPackage],
     request: SetRequest,
     report: Report = silent,
+    *,
+    available: Sequence[LocalPackage] = (),
 ) -> MadeSet:
-    """Build, wrap, sign and publish the set of ``request.ref``'s newest commit.
+    """Build, wrap, sign and publish the set of a commit of ``request.ref``.
 
-    ``packages`` are all RPMs of that commit.  When anything fails, the repository at
-    ``request.output`` is as it was.
+    ``packages`` are all RPMs of that commit, ``available`` also others.  When anything
+    fails, the repository at ``request.output`` is as it was.
     """
-    commit = repo.require(request.ref)
+    commit = find_commit(repo, request.ref, request.revision)
     retained = named(packages, request.keeping.retain)
     full = {package.ref.pkgid for package in named(packages, request.keeping.full)}
     request.cachedir.mkdir(parents=True, exist_ok=True)
@@ -119,6 +128,11 @@ def make_set(
     with tempfile.TemporaryDirectory(prefix="set-", dir=request.cachedir) as directory:
         work = Path(directory).absolute()
         plain = work / "set.jigdo"
+        bases = _bases(repo, commit, request)
+        described = Described(repo, request.output, request.cachedir)
+        descriptions = described.find(
+            request.ref, request.name, bases, [*packages, *available], report
+        )
         with plain.open("wb") as stream:
             built = build_set(
                 repo,
@@ -128,7 +142,7 @@ def make_set(
                 into=stream,
                 cache=DigestCache(request.cachedir / DIGESTS),
                 name=request.name,
-                older=_older(repo, commit, request),
+                older=_older(bases, descriptions, request),
                 full=full,
                 report=report,
             )
@@ -157,8 +171,13 @@ def make_set(
             index=built.index,
             updates=built.updates,
         )
-        entry = publish_set(rpm, entry, request.output, packages=packages, retained=retained)
-    return MadeSet(request.output / entry.location, head, entry)
+        newest = commit == repo.resolve(request.ref)
+        entry = publish_set(
+            rpm, entry, request.output, packages=packages, retained=retained, newest=newest
+        )
+        described.keep(open_file(plain))
+    undescribed = tuple(sorted(set(bases) - set(descriptions)))
+    return MadeSet(request.output / entry.location, head, entry, undescribed)
 
 
 def named(packages: Sequence[LocalPackage], names: Sequence[str]) -> list[LocalPackage]:
@@ -175,37 +194,26 @@ def named(packages: Sequence[LocalPackage], names: Sequence[str]) -> list[LocalP
     return list(found.values())
 
 
-def _older(repo: Repository, commit: ObjectChecksum, request: SetRequest) -> Older:
-    """Say what the set ships for clients of older commits."""
-    choice = request.deltas
-    if choice.bases is None:
-        bases = tuple(_ancestors(repo, commit))
+def _bases(
+    repo: Repository, commit: ObjectChecksum, request: SetRequest
+) -> tuple[ObjectChecksum, ...]:
+    """Say from which commits the set ships deltas."""
+    if request.deltas.bases is None:
+        found = neighbours(repo, request.ref, commit)
     else:
-        bases = tuple(sorted({repo.require(revision) for revision in choice.bases} - {commit}))
+        named = request.deltas.bases
+        found = tuple(find_commit(repo, request.ref, revision) for revision in named)
+    return tuple(sorted(set(found) - {commit}))
+
+
+def _older(
+    bases: tuple[ObjectChecksum, ...],
+    descriptions: Mapping[ObjectChecksum, bytes],
+    request: SetRequest,
+) -> Older:
+    choice = request.deltas
     options = DeltaOptions(bases, choice.rpm, choice.budget, choice.effort)
-    return Older(options, _descriptions(request.output, bases), request.cachedir / "patches.sqlite")
-
-
-def _ancestors(repo: Repository, commit: ObjectChecksum) -> Iterator[ObjectChecksum]:
-    """Yield the last few commits before ``commit`` that are here whole."""
-    parent = repo.commit(commit).parent
-    for _ in range(_DEFAULT_BASES):
-        if parent is None or not repo.has("commit", parent) or repo.is_partial(parent):
-            return
-        yield parent
-        parent = repo.commit(parent).parent
-
-
-def _descriptions(output: Path, bases: Sequence[ObjectChecksum]) -> Mapping[ObjectChecksum, bytes]:
-    """Read the descriptions of those older sets that the repository still has."""
-    found = {}
-    for path in sorted((output / SETS).glob("*.rpm")) if bases else ():
-        jigdo = open_set(path)
-        if jigdo.head.commit in bases:
-            description = jigdo.description()
-            assert description is not None
-            found[jigdo.head.commit] = description
-    return found
+    return Older(options, descriptions, request.cachedir / "patches.sqlite")
 
 
 def find_packages(places: Sequence[str]) -> list[LocalPackage]:
@@ -244,20 +252,18 @@ def _select(
     by_pkgid: dict[ContentDigest, LocalPackage] = {}
     for package in available:
         by_pkgid.setdefault(package.ref.pkgid, package)
-    listed = repo.commit(commit).metadata.get("jigdo-composer.packages")
-    if listed is None:
+    wanted = listed_packages(repo, commit)
+    if wanted is None:
         return list(by_pkgid.values())
-    if not isinstance(listed, list):
-        raise FormatError(f"commit {commit}: its package list is not readable")
-    wanted = {ContentDigest.parse(pkgid): nevra for nevra, pkgid, _ in listed}
-    missing = sorted(f"{nevra} ({key})" for key, nevra in wanted.items() if key not in by_pkgid)
+    keys = {ContentDigest.parse(pkgid): nevra for pkgid, nevra in wanted.items()}
+    missing = sorted(f"{nevra} ({key})" for key, nevra in keys.items() if key not in by_pkgid)
     if missing:
         raise NotFound(
             f"{len(missing)} of the commit's {len(wanted)} packages are not there",
             details=missing[:20],
             hint="name the repositories that it was composed from with --packages",
         )
-    return [by_pkgid[pkgid] for pkgid in wanted]
+    return [by_pkgid[key] for key in keys]
 
 
 def open_set(path: Path) -> JigdoSet:

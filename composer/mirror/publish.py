@@ -1,4 +1,4 @@
-"""A jigdo set into a repository: its RPM, rpm-md that lists it, the pointer to it.
+"""A jigdo set into a repository: its RPM, rpm-md that lists it, the pointers to it.
 
 Rules kept here: at every moment the repository is the old one or the new one;
 files that an old repomd.xml names stay until the publication after the next; what
@@ -13,11 +13,11 @@ import gzip
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ChecksumMismatch, ComposerError
@@ -25,22 +25,26 @@ from composer.jigdo.build import LocalPackage
 from composer.jigdo.container import IndexPlace
 from composer.jigdo.pointer import (
     MAX_POINTER,
+    MAX_VERSIONS,
     RECORD_TYPE,
+    VERSIONS_TYPE,
     Pointer,
     PointerEntry,
     UpdatePlace,
+    Versions,
     parse_pointer,
+    parse_versions,
 )
-from composer.mirror.set_rpm import locate_jigdo
+from composer.mirror.set_rpm import locate_jigdo, set_identity
 from composer.rpm.package import LOCAL_DIRECTORY, retained_location
-from composer.rpm.rpmmd import REPOMD, Repomd, parse_repomd, unpack_small
+from composer.rpm.rpmmd import REPOMD, Record, Repomd, parse_repomd, unpack_small
 from composer.system.command import require_program, run
 from composer.system.files import sync_directory, write_bytes, writing
 
 DIRECTORY = "jigdo"
 _LOCK = ".jigdo-publish.lock"
 _OWN_TYPES = frozenset(
-    {RECORD_TYPE}
+    {RECORD_TYPE, VERSIONS_TYPE}
     | {
         f"{base}{variant}"
         for base in ("primary", "filelists", "other")
@@ -83,14 +87,16 @@ def publish_set(
     *,
     packages: Sequence[LocalPackage] = (),
     retained: Sequence[LocalPackage] = (),
+    newest: bool = True,
 ) -> PointerEntry:
     """Put a set's RPM into the rpm-md repository at ``repository``, made if it is none.
 
-    Of ``packages``, the set's, those that came from no repository are put there too, and
-    ``retained`` ones where clients look for what their repositories have no more.
-    Returns ``entry`` as published: where another RPM of this name lies already, clients
-    may be reading it, so the new one gets a name of its own.  Raises ChecksumMismatch
-    when the RPM is not the one ``entry`` describes.
+    It becomes the newest of its ref, or without ``newest`` one of its other versions, unless
+    it is of the newest's commit or the first of its ref.  Of ``packages``, the set's, those
+    that came from no repository are put there too, and ``retained`` ones where clients look
+    for what their repositories have no more.  Returns ``entry`` as published: where
+    another RPM of this name lies already, clients may be reading it, so the new one gets a
+    name of its own.  Raises ChecksumMismatch when the RPM is not the one ``entry`` describes.
     """
     require_program("createrepo_c", package="createrepo-c (Debian) or createrepo_c (Fedora)")
     if (actual := _digest(set_rpm)) != entry.pkgid:
@@ -107,11 +113,16 @@ def publish_set(
             _place(package.path, path, package.ref.pkgid, entry.timestamp)
         _place(set_rpm, repository / entry.location, entry.pkgid, entry.timestamp)
         old = _read_repomd(repository)
-        pointer = _read_pointer(repository, old).with_entry(entry)
-        revision = max(one.timestamp for one in pointer.entries)
+        before = _read_lists(repository, old)
+        after = _with_set(before, entry, newest, repository)
+        revision = max(one.timestamp for one in after.pointer.entries)
+        outdated = _outdated(repository, after)
+        # Who has just read the old pointers may be reading those that they name.
+        for location in outdated - before.locations:
+            (repository / location).unlink()
         with tempfile.TemporaryDirectory(prefix=".repodata.", dir=repository) as place:
-            new = _scan(repository, Path(place), revision)
-            _add_pointer(new, pointer, revision)
+            new = _scan(repository, Path(place), revision, outdated)
+            _add_lists(new, after, revision)
             _keep_others(repository, new)
             _switch(new, repository, old)
     return entry
@@ -119,11 +130,54 @@ def publish_set(
 
 def published(repository: Path, ref: str, commit: str) -> PointerEntry | None:
     """Return the pointer's entry that names ``commit`` as the newest of ``ref``, if one does."""
-    pointer = _read_pointer(repository, _read_repomd(repository))
-    for entry in pointer.entries:
-        if entry.ref == ref and str(entry.commit) == commit:
-            return entry
-    return None
+    entry = _read_lists(repository, _read_repomd(repository)).pointer.get(ref)
+    return entry if entry is not None and str(entry.commit) == commit else None
+
+
+def published_sets(repository: Path) -> list[PointerEntry]:
+    """List all sets that the pointers name."""
+    lists = _read_lists(repository, _read_repomd(repository))
+    return [*lists.pointer.entries, *lists.versions.entries]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """The newest sets, and the others."""
+
+    pointer: Pointer
+    versions: Versions
+
+    @property
+    def locations(self) -> set[str]:
+        return {one.location for one in (*self.pointer.entries, *self.versions.entries)}
+
+
+def _with_set(lists: _Lists, entry: PointerEntry, newest: bool, repository: Path) -> _Lists:
+    """Return the lists with a set in its place, and without those whose RPMs were removed."""
+    pointer, versions = lists.pointer, lists.versions
+    current = pointer.get(entry.ref)
+    if newest or current is None or current.commit == entry.commit:
+        versions = versions.without(entry.ref, entry.commit)
+        if current is not None and current.commit != entry.commit:
+            versions = versions.with_entry(current)
+        pointer = pointer.with_entry(entry)
+    else:
+        versions = versions.with_entry(entry)
+    there = (one for one in versions.entries if (repository / one.location).is_file())
+    return _Lists(pointer, Versions(tuple(there)))
+
+
+def _outdated(repository: Path, lists: _Lists) -> set[str]:
+    """Return the locations of sets whose commits have newer sets."""
+    listed = {
+        (one.ref, str(one.commit)) for one in (*lists.pointer.entries, *lists.versions.entries)
+    }
+    rest = {
+        path.relative_to(repository).as_posix()
+        for path in (repository / DIRECTORY).glob("*.rpm")
+        if path.relative_to(repository).as_posix() not in lists.locations
+    }
+    return {place for place in rest if set_identity(repository / place) in listed}
 
 
 @contextmanager
@@ -166,20 +220,33 @@ def _read_repomd(repository: Path) -> Repomd:
     return parse_repomd(path.read_bytes()) if path.exists() else Repomd("", ())
 
 
-def _read_pointer(repository: Path, repomd: Repomd) -> Pointer:
-    record = repomd.find(RECORD_TYPE)
+def _read_lists(repository: Path, repomd: Repomd) -> _Lists:
+    return _Lists(
+        _read_list(repository, repomd.find(RECORD_TYPE), MAX_POINTER, parse_pointer) or Pointer(),
+        _read_list(repository, repomd.find(VERSIONS_TYPE), MAX_VERSIONS, parse_versions)
+        or Versions(),
+    )
+
+
+_List = TypeVar("_List")
+
+
+def _read_list(
+    repository: Path, record: Record | None, limit: int, parse: Callable[[bytes], _List]
+) -> _List | None:
     if record is None:
-        return Pointer()
+        return None
     try:
         packed = (repository / record.location).read_bytes()
-        return parse_pointer(unpack_small(packed, record, limit=MAX_POINTER))
+        return parse(unpack_small(packed, record, limit=limit))
     except ComposerError as error:
         raise error.within(str(repository / record.location)) from None
 
 
-def _scan(repository: Path, place: Path, revision: int) -> Path:
+def _scan(repository: Path, place: Path, revision: int, outdated: Iterable[str]) -> Path:
     """Make rpm-md of the RPMs in ``repository`` below ``place``; returns its repodata."""
     argv = ["createrepo_c", "--quiet", "--update", "--outputdir", str(place)]
+    argv += [f"--excludes={Path(location).name}" for location in sorted(outdated)]
     if (repository / REPOMD).exists():
         argv += ["--update-md-path", str(repository)]
     argv += ["--revision", str(revision), "--set-timestamp-to-revision"]
@@ -188,16 +255,24 @@ def _scan(repository: Path, place: Path, revision: int) -> Path:
     return place / "repodata"
 
 
-def _add_pointer(repodata: Path, pointer: Pointer, revision: int) -> None:
+def _add_lists(repodata: Path, lists: _Lists, revision: int) -> None:
+    records = [_record(repodata, RECORD_TYPE, lists.pointer.dump(), revision)]
+    if lists.versions.entries:
+        records.append(_record(repodata, VERSIONS_TYPE, lists.versions.dump(), revision))
+    _edit(repodata / "repomd.xml", records)
+
+
+def _record(repodata: Path, type: str, document: bytes, revision: int) -> Any:
+    """Write a document of ours and return its record."""
     import createrepo_c
 
-    path = repodata / "jigdo.json.gz"
-    path.write_bytes(gzip.compress(pointer.dump(), mtime=0))
-    record = createrepo_c.RepomdRecord(RECORD_TYPE, str(path))
+    path = repodata / f"{type}.json.gz"
+    path.write_bytes(gzip.compress(document, mtime=0))
+    record = createrepo_c.RepomdRecord(type, str(path))
     record.fill(createrepo_c.SHA256)
     record.set_timestamp(revision)
     record.rename_file()
-    _edit(repodata / "repomd.xml", [record])
+    return record
 
 
 def _keep_others(repository: Path, new: Path) -> None:

@@ -36,6 +36,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}\Z")
 _REF = re.compile(r"[A-Za-z0-9._/+-]{1,500}\Z")
 _RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~^]{0,63}\Z")
 _ARCH = re.compile(r"[a-z0-9_]{1,32}\Z")
+_PROVIDED = {kind: re.compile(rf"jigdo-{kind}\(([^ ()]+)\)") for kind in ("set", "commit")}
 # Only rpm's own macros: neither the site's (/etc/rpm) nor the user's.
 _MACROS = "/usr/lib/rpm/macros:/usr/lib/rpm/platform/%{_target}/macros"
 _NEWC_HEADER, _STRIPPED_HEADER = 110, 14
@@ -186,6 +187,17 @@ def locate_jigdo(rpm: Path) -> tuple[int, int]:
                 hint="the payload of a set's RPM must not be compressed: build it again",
             )
     return offset, sizes[0]
+
+
+def set_identity(rpm: Path) -> tuple[str, str] | None:
+    """Return ref and commit of the set that an RPM carries, as it says; None for other files."""
+    try:
+        with opened(rpm) as (header, _):
+            provides = " ".join(header["providename"])
+    except ComposerError:
+        return None
+    ref, commit = (_PROVIDED[kind].search(provides) for kind in ("set", "commit"))
+    return (ref[1], commit[1]) if ref and commit else None
 
 
 def _entry_size(magic: bytes, name: str) -> int:

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
 from composer.errors import FormatError, NotFound, VerificationFailed
-from composer.jigdo.pointer import MAX_POINTER, RECORD_TYPE, Pointer, PointerEntry, parse_pointer
+from composer.jigdo.pointer import (
+    MAX_POINTER,
+    MAX_VERSIONS,
+    RECORD_TYPE,
+    VERSIONS_TYPE,
+    Pointer,
+    PointerEntry,
+    Versions,
+    find_version,
+    parse_pointer,
+    parse_versions,
+)
 from composer.net.fetch import Fetcher
 from composer.net.location import safe_location
 from composer.rpm.package import PackageRef
@@ -32,39 +43,66 @@ from composer.rpm.rpmmd import (
 _Got = TypeVar("_Got")
 
 
-def find_entry(fetcher: Fetcher, ref: str) -> PointerEntry:
-    """The newest set of ``ref``; raises NotFound when the repository has none."""
-    return read_pointer(fetcher).find(ref)
+def find_entry(fetcher: Fetcher, ref: str, wanted: str = "") -> PointerEntry:
+    """The newest set of ``ref``, or that of a version or commit.
 
+    Only for the latter the list of other versions is read.  Raises NotFound when the
+    repository has no such set.
+    """
 
-def read_pointer(fetcher: Fetcher) -> Pointer:
-    """Fetch the pointer: two small files.  Raises NotFound when there is none."""
-
-    def read(repomd: Repomd) -> Pointer:
-        record = repomd.find(RECORD_TYPE)
-        if record is None:
-            raise NotFound(
-                f"{fetcher.mirrors}: the repository carries no jigdo sets",
-                hint="is this the right URL?  `set build --output` publishes sets there",
-            )
-        packed = fetcher.fetch_small(
-            record.location,
-            limit=_size(record, MAX_POINTER),
-            check=lambda data: _parse_pointer(data, record),
-        )
-        return _parse_pointer(packed, record)
+    def read(repomd: Repomd) -> PointerEntry:
+        newest = _read_pointer(fetcher, repomd).find(ref)
+        if wanted in ("", newest.version, str(newest.commit)):
+            return newest
+        others = _read_versions(fetcher, repomd).entries
+        return find_version(newest, [one for one in others if one.ref == ref], wanted)
 
     return _with_repomd(fetcher, read)
 
 
-def _parse_pointer(packed: bytes, record: Record) -> Pointer:
-    try:
-        pointer = parse_pointer(unpack_small(packed, record, limit=MAX_POINTER))
-        for entry in pointer.entries:
-            safe_location(entry.location)
-    except VerificationFailed as error:
-        raise error.within(record.location) from None
-    return pointer
+def read_pointer(fetcher: Fetcher) -> Pointer:
+    """Fetch the pointer: two small files.  Raises NotFound when there is none."""
+    return _with_repomd(fetcher, lambda repomd: _read_pointer(fetcher, repomd))
+
+
+def read_versions(fetcher: Fetcher) -> Versions:
+    """Fetch the list of sets that are not the newest; it may be empty."""
+    return _with_repomd(fetcher, lambda repomd: _read_versions(fetcher, repomd))
+
+
+def _read_pointer(fetcher: Fetcher, repomd: Repomd) -> Pointer:
+    record = repomd.find(RECORD_TYPE)
+    if record is None:
+        raise NotFound(
+            f"{fetcher.mirrors}: the repository carries no jigdo sets",
+            hint="is this the right URL?  `set build --output` publishes sets there",
+        )
+    return _fetch_list(fetcher, record, MAX_POINTER, parse_pointer)
+
+
+def _read_versions(fetcher: Fetcher, repomd: Repomd) -> Versions:
+    record = repomd.find(VERSIONS_TYPE)
+    if record is None:
+        return Versions()
+    return _fetch_list(fetcher, record, MAX_VERSIONS, parse_versions)
+
+
+_List = TypeVar("_List", Pointer, Versions)
+
+
+def _fetch_list(
+    fetcher: Fetcher, record: Record, limit: int, parse: Callable[[bytes], _List]
+) -> _List:
+    def read(packed: bytes) -> _List:
+        try:
+            found = parse(unpack_small(packed, record, limit=limit))
+            for entry in found.entries:
+                safe_location(entry.location)
+        except VerificationFailed as error:
+            raise error.within(record.location) from None
+        return found
+
+    return read(fetcher.fetch_small(record.location, limit=_size(record, limit), check=read))
 
 
 def locate_packages(

@@ -22,7 +22,7 @@ from tests.bench.ours import (
     require_options,
     serving,
 )
-from tests.bench.peers import point
+from tests.bench.peers import new_client, point
 from tests.bench.report import left_out
 from tests.bench.result import FRESH, Result, require_same
 from tests.bench.trees import size_below
@@ -30,15 +30,17 @@ from tests.net.real_servers import RealServer
 
 STATIC_DELTA = "OSTree static delta"
 _CHOSEN = ("none", "rest", "auto", "all")
+_BEST = "all"
 Say = Callable[[str], None]
 
 
 @dataclass
 class AnyToAny:
-    """Measures pairs of versions that are in one repository.
+    """Measures pairs of versions that are in one repository and on one mirror.
 
-    ``direct`` are variants for which a set with deltas from one version only is made for
-    each pair, to compare with; ``stored`` gets the bytes of each variant's sets.
+    With ``direct``, a set with deltas from one version only is made for each pair, to compare
+    with; ``stored`` gets the bytes of each variant's sets, ``grown`` those of the newest set
+    with deltas from none, one, two... of the others.
     """
 
     work: Path
@@ -48,6 +50,7 @@ class AnyToAny:
     say: Say
     direct: bool = True
     stored: dict[str, list[int]] = field(default_factory=dict)
+    grown: list[int] = field(default_factory=list)
 
     def results(self, variants: Sequence[Variant] = VARIANTS) -> Iterator[Result]:
         """Yield a result for each pair and each way that is here."""
@@ -55,8 +58,11 @@ class AnyToAny:
             for variant in variants:
                 if variant.key in _CHOSEN:
                     yield from self._variant(variant, server, link)
-        for old, new in permutations(range(len(self.versions)), 2):
+        for old, new in self._pairs():
             yield self._static_delta(old, new)
+
+    def _pairs(self) -> Iterator[tuple[int, int]]:
+        return permutations(range(len(self.versions)), 2)
 
     def _variant(self, variant: Variant, server: RealServer, link: Path) -> Iterator[Result]:
         try:
@@ -65,67 +71,95 @@ class AnyToAny:
             yield Result("all pairs", variant.title, skipped=str(reason), ours=True)
             return
         self.say(f"{variant.title}: {len(self.versions)} sets")
-        sides = [self._side(variant, number, server, link) for number in range(len(self.versions))]
-        self.stored[variant.title] = [size for _, size in sides]
-        for old, new in permutations(range(len(self.versions)), 2):
-            yield self._pair(variant, (old, new), [side for side, _ in sides], server, link)
-        for side, _ in sides:
-            shutil.rmtree(side.place)
-
-    def _side(
-        self, variant: Variant, number: int, server: RealServer, link: Path
-    ) -> tuple[Side, int]:
-        """Publish a version with deltas from all others, and install it afresh."""
-        version = self.versions[number]
-        others = [other.commit for other in self.versions if other is not version]
-        side = Side.empty(self.work / f"v{number + 1}", self.seconds)
-        _, size = side.publish(self.repo, version, build_options(variant, others))
+        side = self._empty("all")
+        self.stored[variant.title] = [
+            self._publish(side, variant, number) for number in range(len(self.versions))
+        ]
         add_remote(side, f"{server.url}mirror/")
         repoint(link, side.mirror)
-        counted_pull(server, side, version, FRESH)
-        return side, size
+        clients = [self._installed(side, number, server) for number in range(len(self.versions))]
+        is_best = variant.key == _BEST and self.direct
+        for pair in self._pairs():
+            result = self._pair(variant, pair, side, clients[pair[0]], server)
+            if is_best:
+                direct = self._direct(variant, pair, side, clients[pair[0]], server, link)
+                repoint(link, side.mirror)
+                result = replace(result, note=f"direct: {direct}")
+            yield result
+        if is_best:
+            self.grown.extend(self._growing(variant))
+        shutil.rmtree(side.place)
+
+    def _empty(self, name: str) -> Side:
+        """Make a mirror; all of them share what was made before, as an operator's builds do."""
+        side = Side.empty(self.work / name, self.seconds)
+        side.cache = self.work / "cache"
+        return side
+
+    def _publish(
+        self, side: Side, variant: Variant, number: int, bases: Sequence[int] | None = None
+    ) -> int:
+        """Publish a version with deltas from others, by default all; returns the set's bytes."""
+        if bases is None:
+            bases = [other for other in range(len(self.versions)) if other != number]
+        commits = [self.versions[base].commit for base in bases]
+        options = build_options(variant, commits) if commits else ["--from", "none"]
+        newest = self.versions[-1].commit
+        _, size = side.publish(self.repo, self.versions[number], options, newest=newest)
+        return size
+
+    def _installed(self, side: Side, number: int, server: RealServer) -> Path:
+        """Make a client that installed a version afresh."""
+        client = new_client(side.place / f"client{number + 1}")
+        version = self.versions[number]
+        counted_pull(server, side.with_client(client), version, FRESH, by_name=True)
+        return client
 
     def _pair(
         self,
         variant: Variant,
         pair: tuple[int, int],
-        sides: Sequence[Side],
+        side: Side,
+        client: Path,
         server: RealServer,
-        link: Path,
     ) -> Result:
         old, new = pair
-        client = sides[old].copy(self.work / "pair")
-        repoint(link, sides[new].mirror)
-        moved = counted_pull(server, client, self.versions[new], _case(old, new))
-        result = replace(moved, way=variant.title, proof=self._prove(client, new))
-        if self.direct and "{old}" in variant.build:
-            result = replace(
-                result, note=f"direct: {self._direct(variant, pair, sides, server, link)}"
-            )
-        shutil.rmtree(client.place)
+        copy = self.work / "pair"
+        # What is linked is replaced by renames.
+        subprocess.run(["cp", "--archive", "--link", client, copy], check=True)
+        there = side.with_client(copy)
+        version = self.versions[new]
+        moved = counted_pull(server, there, version, _case(old, new), variant.pull, by_name=True)
+        result = replace(moved, way=variant.title, proof=self._prove(there, new))
+        shutil.rmtree(copy)
         return result
 
     def _direct(
         self,
         variant: Variant,
         pair: tuple[int, int],
-        sides: Sequence[Side],
+        side: Side,
+        client: Path,
         server: RealServer,
         link: Path,
     ) -> int:
         """Return what the same update moves from a set with deltas from the old version only."""
         old, new = pair
-        side = sides[old].copy(self.work / "direct")
-        mirror = Side.empty(self.work / "direct-mirror", self.seconds)
-        mirror.publish(
-            self.repo, self.versions[new], build_options(variant, [self.versions[old].commit])
-        )
+        mirror = self._empty("direct")
+        self._publish(mirror, variant, new, [old])
         repoint(link, mirror.mirror)
-        moved = counted_pull(server, side, self.versions[new], _case(old, new))
-        shutil.rmtree(side.place)
+        moved = self._pair(variant, pair, side, client, server)
         shutil.rmtree(mirror.place)
         assert moved.bytes is not None
         return moved.bytes
+
+    def _growing(self, variant: Variant) -> Iterator[int]:
+        """Yield the bytes of the newest set, with deltas from more and more of the others."""
+        last = len(self.versions) - 1
+        for count in range(len(self.versions)):
+            mirror = self._empty("growing")
+            yield self._publish(mirror, variant, last, range(last - count, last))
+            shutil.rmtree(mirror.place)
 
     def _prove(self, side: Side, number: int) -> str:
         wanted = self.versions[number].commit

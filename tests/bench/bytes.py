@@ -121,6 +121,7 @@ class Bench:
         for result in pairs.results():
             self._add(result)
         self.facts["bytes of the sets"] = pairs.stored
+        self.facts["newest set by bases"] = pairs.grown
 
     def _second(self) -> Path:
         if self.options.case != "two":
@@ -288,6 +289,12 @@ def markdown(found: dict[str, Any], results: Sequence[Result]) -> str:
         text += ["Ratio: to the best delta for that pair alone.", "", pairs_table(results)]
         for way, sizes in found["bytes of the sets"].items():
             text.append(f"Bytes of the sets, {way}: {', '.join(f'{s:,}' for s in sizes)}.")
+        if grown := found["newest set by bases"]:
+            text.append(
+                "Bytes of the newest set with all deltas from none, one, two... versions: "
+                + ", ".join(f"{size:,}" for size in grown)
+                + "."
+            )
         return "\n".join([*text, ""])
     if cases:
         text += ["Ratio: to the OSTree static delta.", "", table(cases, against("update"))]

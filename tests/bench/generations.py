@@ -28,12 +28,16 @@ _FILES = 40
 _LARGEST = 25_000_000
 _STEP = 4096
 _MADE = 1_735_689_600
+# What a compose runs in the tree, depmod and its libraries, has to stay whole.
+_RUN = ("kmod", "libkmod", "libc6", "glibc", "libssl", "openssl-libs", "liblzma", "xz-libs",
+        "libzstd", "zlib")  # fmt: skip
 _KERNEL = re.compile(r"/usr/lib/modules/([^/]+)")
 _FIELDS = ("NAME", "VERSION", "RELEASE", "EPOCHNUM", "ARCH")
 _LINE = "|".join(
     f"%{{{tag}}}"
     for tag in ("FILEMODES:octal", "FILEFLAGS", "FILEUSERNAME", "FILEGROUPNAME", "FILENAMES")
 )
+_PATTERN = re.compile(r"[*?]|\[.*\]|\{.*\}")
 _CONFIG, _DOC, _GHOST = 1, 2, 64
 _MACROS = {
     "debug_package": "%{nil}",
@@ -84,7 +88,8 @@ def generations(
 def choose(by_name: dict[str, Path]) -> list[str]:
     """Choose what changes: the kernel, the largest library, then the largest of the rest."""
     size = {name: path.stat().st_size for name, path in by_name.items()}
-    largest = sorted(size, key=lambda name: (-size[name], name))
+    able = (name for name in size if not name.startswith(_RUN))
+    largest = sorted(able, key=lambda name: (-size[name], name))
     kernels = [name for name in largest if _kernel_version(by_name[name])][:1]
     libraries = [n for n in largest if n.startswith("lib") and size[n] < _LARGEST][:1]
     found = [*kernels, *libraries]
@@ -169,8 +174,9 @@ def _file_line(mode: int, flags: int, user: str, group: str, path: str) -> str:
     words += [mark for bit, mark in marks if flags & bit]
     if stat.S_ISDIR(mode):
         words.append("%dir")
-    # A pattern to rpm: what means something in one stands for itself.
-    plain = re.sub(r"([\[\]{}*?\\])", r"\\\1", path).replace("%", "%%")
+    # rpm knows no way to write a name that is a pattern, but one that matches it.
+    plain = re.sub(r"[\[\]{},*\\]", "?", path) if _PATTERN.search(path) else path
+    plain = plain.replace("%", "%%")
     return " ".join([*words, f'"{plain}"' if " " in plain else plain])
 
 

@@ -49,7 +49,8 @@ def _update(case: str, by: dict[tuple[str, str], Result]) -> Iterator[Goal]:
     if best and delta:
         limit = 0.65 if case == "two" else 0.60
         yield Goal("update: bytes, to the static delta", _bytes(best) / _bytes(delta), limit)
-        yield from _costs(best, none, delta)
+        if case == UPDATE:  # a small update costs what any pull does
+            yield from _costs(best, none, delta)
     if best and case == "two":
         yield Goal("update: requests", best.requests or 0, 12)
     if case == UPDATE and none and rojig and rojig.kinds["rpm"]:

@@ -165,12 +165,23 @@ class Side:
             shutil.copytree(self.cache, copy.cache)
         return copy
 
+    def with_client(self, client: Path) -> Side:
+        """Return the same mirror with another client."""
+        other = Side(self.place, self.seconds)
+        other.client, other.cache = client, self.cache
+        return other
+
     def publish(
-        self, repo: Path, version: Composed, options: Sequence[str] = ()
+        self, repo: Path, version: Composed, options: Sequence[str] = (), *, newest: str = ""
     ) -> tuple[Measured, int]:
-        """Add a version's packages and build its set; returns the cost, and the set's bytes."""
+        """Add a version's packages and build its set; returns the cost, and the set's bytes.
+
+        ``newest`` is the ref's newest commit, unless it is the version.
+        """
         link_all(rpms_in(version.packages), version.packages, self.mirror)
-        point(repo, version.ref, version.commit)
+        point(repo, version.ref, newest or version.commit)
+        if newest:
+            options = ["--commit", version.commit, *options]
         before = set(self.mirror.glob("jigdo/*.rpm"))
         words = [
             "set",
@@ -203,11 +214,20 @@ def serving(place: Path) -> Iterator[tuple[RealServer, Path]]:
 
 
 def counted_pull(
-    server: RealServer, side: Side, version: Composed, case: str, options: Sequence[str] = ()
+    server: RealServer,
+    side: Side,
+    version: Composed,
+    case: str,
+    options: Sequence[str] = (),
+    *,
+    by_name: bool = False,
 ) -> Result:
-    """Pull, and require that the program and the server counted the same bytes."""
+    """Pull, and require that the program and the server counted the same bytes.
+
+    The version is the newest, or asked for ``by_name``.
+    """
     before = Counted.of(server)
-    run, document = side.pull(version.ref, options)
+    run, document = side.pull(version.ref + f"@{version.commit}" * by_name, options)
     sent = Counted.of(server).since(before)
     require_same("commit that was pulled", version.commit, document["commit"])
     kinds = {kind: moved["bytes"] for kind, moved in document["moved"].items()}

@@ -190,6 +190,7 @@ def test_build_reports_as_json(published: Published, tmp_path: Path) -> None:
     words = _build(published, tmp_path / "out", tmp_path / "cache", "--json")
     document = _run(*words).document
     keys = {"rpm", "ref", "version", "commit", "jigdo_bytes", "rpm_bytes", "totals"}
+    keys |= {"bases", "undescribed"}
     assert set(document) == keys
     assert Path(document["rpm"]).stat().st_size == document["rpm_bytes"]
     assert document["commit"] == published.commit(MINIMAL, 2)

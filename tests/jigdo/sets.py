@@ -180,6 +180,7 @@ def build(
     deltas: DeltaOptions = NO_DELTAS,
     descriptions: Mapping[ObjectChecksum, bytes] | None = None,
     full: Collection[ContentDigest] = (),
+    store: Path | None = None,
 ) -> SetOnDisk:
     """Build a set in memory, with the digest cache in ``scratch``."""
     out = io.BytesIO()
@@ -192,7 +193,7 @@ def build(
         into=out,
         cache=cache,
         workers=workers,
-        older=Older(deltas, descriptions or {}),
+        older=Older(deltas, descriptions or {}, store),
         full=full,
     )
     assert built.index == place_of(out.getvalue())
@@ -286,14 +287,14 @@ def write_files(
     root = _Directory()
     repo = Repository.open(repo.path)
     repo.disable_fsync()
-    header = Header(0, 0, 0o100644, xattrs)
     with repo.transaction():
+        writer = repo.writer(Header(0, 0, 0o100644, xattrs))
         for path, data in sorted(files.items()):
             place = root
             *parents, name = path.strip("/").split("/")
             for part in parents:
                 place = place.directories.setdefault(part, _Directory())
-            place.files[name] = repo.writer(header).write(data, None)
+            place.files[name] = writer.write(data, None)
         tree, meta = root.write(repo)
         return repo.write_commit(tree, meta, subject="", metadata={}, timestamp=1_700_000_000)
 

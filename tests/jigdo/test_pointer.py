@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,17 @@ from hypothesis import strategies as st
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import FormatError, NotFound
 from composer.jigdo.container import IndexPlace
-from composer.jigdo.pointer import MAX_POINTER, MAX_UPDATE, Pointer, PointerEntry, parse_pointer
+from composer.jigdo.pointer import (
+    MAX_POINTER,
+    MAX_UPDATE,
+    MAX_VERSIONS,
+    Pointer,
+    PointerEntry,
+    Versions,
+    find_version,
+    parse_pointer,
+    parse_versions,
+)
 
 _SMALL = st.integers(0, 1 << 40)
 _DIGESTS = st.binary(min_size=32, max_size=32)
@@ -193,3 +204,52 @@ def test_updates_that_name_one_base_twice_are_refused() -> None:
     }
     with pytest.raises(FormatError, match="not in order"):
         parse_pointer(_edited("refs.0.updates", [update, update]))
+
+
+# Other versions (section 4)
+
+
+def _version(version: str, timestamp: int, ref: str = "os/stable") -> PointerEntry:
+    commit = ObjectChecksum(f"{version} {timestamp}".encode().rjust(32))
+    return replace(_entry(ref), version=version, timestamp=timestamp, commit=commit)
+
+
+@given(st.lists(_entries(), max_size=5))
+def test_versions_come_back_as_they_were_written(entries: list[PointerEntry]) -> None:
+    versions = Versions()
+    for entry in entries:
+        versions = versions.with_entry(entry)
+    assert parse_versions(versions.dump()) == versions
+    for entry in entries:
+        versions = versions.without(entry.ref, entry.commit)
+    assert versions == Versions()
+
+
+def test_versions_of_one_ref_are_sorted_by_time_and_a_commit_is_there_once() -> None:
+    new, old = _version("2", 20), _version("1", 10)
+    again = replace(old, location="jigdo/again.rpm")
+    versions = Versions().with_entry(new).with_entry(old).with_entry(again)
+    assert versions.entries == (again, new)
+
+
+def test_versions_out_of_order_or_twice_are_refused() -> None:
+    new, old = _version("2", 20), _version("1", 10)
+    for entries in ((new, old), (old, old)):
+        with pytest.raises(FormatError, match="versions: they are not in order"):
+            parse_versions(Versions(entries).dump())
+
+
+def test_versions_above_the_bound_are_refused() -> None:
+    with pytest.raises(FormatError, match="larger"):
+        parse_versions(b" " * (MAX_VERSIONS + 1))
+
+
+def test_version_is_found_by_its_name_the_latest_first_and_by_commit() -> None:
+    others = [_version("1", 10), _version("2", 20), _version("2", 30)]
+    newest = _version("3", 40)
+    assert find_version(newest, others, "2") == others[2]
+    assert find_version(newest, others, str(others[1].commit)) == others[1]
+    assert find_version(newest, others, "3") == newest
+    with pytest.raises(NotFound) as caught:
+        find_version(newest, others, "4")
+    assert caught.value.details == ("it has: 3, 2, 1",)

@@ -21,11 +21,10 @@ from composer.mirror.publish import describe_set, publish_set
 from composer.mirror.set_rpm import build_set_rpm
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
-from composer.net.repository import read_pointer
+from composer.net.repository import read_pointer, read_versions
 from composer.rpm.rpmmd import parse_repomd, read_packages
 
 TIME = 1_760_000_000
-COMMIT = ObjectChecksum(b"c" * 32)
 
 
 def make(
@@ -34,7 +33,7 @@ def make(
     """Build the RPM of a set and its entry."""
     jigdo = work / "set.jigdo"
     jigdo.write_bytes(b"JIGDOSET" + Random(seed).randbytes(5000))
-    timestamp = TIME + int(version)
+    timestamp, commit = TIME + int(version), commit_of(version)
     rpm = build_set_rpm(
         jigdo,
         name=ref.replace("/", "-"),
@@ -42,15 +41,26 @@ def make(
         release="1",
         arch="noarch",
         ref=ref,
-        commit=COMMIT,
+        commit=commit,
         output=work,
         timestamp=timestamp,
     )
     index = IndexPlace(4000, 500, 900, ContentDigest(b"i" * 32))
     entry = describe_set(
-        rpm, ref=ref, version=version, commit=COMMIT, timestamp=timestamp, index=index
+        rpm, ref=ref, version=version, commit=commit, timestamp=timestamp, index=index
     )
     return rpm, entry
+
+
+def commit_of(version: str) -> ObjectChecksum:
+    """The commit of a version."""
+    return ObjectChecksum(version.encode().rjust(32, b"c"))
+
+
+def versions_of(repository: Path) -> tuple[PointerEntry, ...]:
+    """Read the list of other versions as a client does."""
+    with Fetcher(Mirrors.parse(repository.as_uri())) as fetcher:
+        return read_versions(fetcher).entries
 
 
 def pointer_of(repository: Path) -> Pointer:
@@ -96,6 +106,69 @@ def test_newest_set_of_each_ref_is_pointed_to(tmp_path: Path) -> None:
         entries.append(publish_set(rpm, entry, repository))
     assert pointer_of(repository).entries == (entries[2], entries[1])
     assert len(read_packages(repository)) == 3
+
+
+def put(work: Path, repository: Path, version: str, *, seed: int = 1, newest: bool = True) -> str:
+    """Build and publish a set; returns its location."""
+    rpm, entry = make(work, version=version, seed=seed)
+    return publish_set(rpm, entry, repository, newest=newest).location
+
+
+def listed(repository: Path) -> list[str]:
+    """Locations of the newest set and of the others, by age, newest first."""
+    entries = [*pointer_of(repository).entries, *reversed(versions_of(repository))]
+    return [entry.location for entry in entries]
+
+
+def test_older_versions_stay_listed_as_long_as_their_sets_are_there(tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    one, two, three = (put(tmp_path, repository, version) for version in "123")
+    assert listed(repository) == [three, two, one]
+    (repository / one).unlink()
+    four = put(tmp_path, repository, "4")
+    assert listed(repository) == [four, three, two]
+
+
+def test_set_of_an_older_version_does_not_become_the_newest(tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    one, three = (put(tmp_path, repository, version) for version in "13")
+    two = put(tmp_path, repository, "2", newest=False)
+    assert listed(repository) == [three, two, one]
+    again = put(tmp_path, repository, "3", seed=2, newest=False)
+    assert listed(repository) == [again, two, one]
+
+
+def test_set_that_was_built_again_replaces_the_old_one_of_its_commit(tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    one, two = (put(tmp_path, repository, version) for version in "12")
+    again = put(tmp_path, repository, "1", seed=2, newest=False)
+    assert listed(repository) == [two, again]
+    # It is no package any more, but who read the last pointers may be reading it.
+    assert {package.location for package in read_packages(repository)} == {two, again}
+    assert (repository / one).exists()
+    put(tmp_path, repository, "3")
+    assert not (repository / one).exists()
+    assert all((repository / location).exists() for location in listed(repository))
+
+
+def test_ref_that_goes_back_has_its_old_version_as_the_newest(tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    one, two = (put(tmp_path, repository, version) for version in "12")
+    assert put(tmp_path, repository, "1") == one
+    assert listed(repository) == [one, two]
+
+
+def test_sets_that_no_pointer_names_are_left_alone(tmp_path: Path) -> None:
+    repository = tmp_path / "repo"
+    put(tmp_path, repository, "1")
+    kept = repository / "jigdo/kept.rpm"
+    (tmp_path / "work").mkdir()
+    rpm, _ = make(tmp_path / "work", version="7")
+    shutil.copy(rpm, kept)
+    for version in "234":
+        put(tmp_path, repository, version)
+    assert kept.exists()
+    assert len(read_packages(repository)) == 5
 
 
 def test_publishing_again_changes_nothing(tmp_path: Path) -> None:
@@ -185,13 +258,15 @@ def test_failure_leaves_the_old_repository(foreign: Path, tmp_path: Path) -> Non
     assert not list(foreign.glob(".repodata.*"))
 
 
-def test_damaged_pointer_is_not_overwritten_unseen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["jigdo", "jigdo-versions"])
+def test_damaged_pointer_is_not_overwritten_unseen(tmp_path: Path, kind: str) -> None:
     repository = tmp_path / "repo"
-    rpm, entry = make(tmp_path)
+    put(tmp_path, repository, "1")
+    rpm, entry = make(tmp_path, version="2")
     publish_set(rpm, entry, repository)
-    [path] = repository.glob("repodata/*-jigdo.json.gz")
-    path.write_bytes(b"damaged")
-    with pytest.raises((ChecksumMismatch, FormatError), match=r"jigdo\.json\.gz"):
+    record = parse_repomd((repository / "repodata/repomd.xml").read_bytes()).require(kind)
+    (repository / record.location).write_bytes(b"damaged")
+    with pytest.raises((ChecksumMismatch, FormatError), match=rf"{kind}\.json\.gz"):
         publish_set(rpm, entry, repository)
 
 

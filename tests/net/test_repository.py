@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from composer.checksum import ContentDigest, ObjectChecksum
-from composer.errors import BoundExceeded, ChecksumMismatch, NotFound
+from composer.errors import BoundExceeded, ChecksumMismatch, ComposerError, NotFound
 from composer.jigdo.container import IndexPlace
-from composer.jigdo.pointer import Pointer, PointerEntry
+from composer.jigdo.pointer import Pointer, PointerEntry, Versions
 from composer.net.connections import Limits
 from composer.net.fetch import Fetcher
 from composer.net.job import FetchFailed
@@ -91,6 +92,53 @@ def test_newest_set_is_found_with_two_small_requests(fetcher: Fetcher, mirror: L
     assert find_entry(fetcher, "os/stable") == ENTRY
     assert len(mirror.log) == 2
     assert mirror.sent() < 2000
+
+
+OLD = replace(ENTRY, version="42.0", timestamp=1, commit=ObjectChecksum(b"o" * 32))
+
+
+def publish_versions(mirror: LyingMirror) -> None:
+    other = replace(OLD, ref="os/testing", version="41", commit=ObjectChecksum(b"t" * 32))
+    lists = {"jigdo": Pointer((ENTRY,)).dump(), "jigdo-versions": Versions((OLD, other)).dump()}
+    publish(mirror.directory, lists)
+
+
+def test_older_version_is_found_with_one_request_more(
+    fetcher: Fetcher, mirror: LyingMirror
+) -> None:
+    publish_versions(mirror)
+    assert find_entry(fetcher, "os/stable", "42.0") == OLD
+    assert find_entry(fetcher, "os/stable", str(OLD.commit)) == OLD
+    assert len(mirror.log) == 6
+    # Who wants the newest does not pay for the others.
+    for wanted in ("", ENTRY.version, str(ENTRY.commit)):
+        assert find_entry(fetcher, "os/stable", wanted) == ENTRY
+    assert len(mirror.log) == 12
+
+
+def test_unknown_version_lists_those_of_the_ref(fetcher: Fetcher, mirror: LyingMirror) -> None:
+    publish_versions(mirror)
+    for wanted in ("41", "42"):
+        with pytest.raises(NotFound, match=f"no set of version {wanted}") as caught:
+            find_entry(fetcher, "os/stable", wanted)
+        assert caught.value.details == ("it has: 42.1, 42.0",)
+
+
+def test_lying_list_of_versions_is_refused(fetcher: Fetcher, mirror: LyingMirror) -> None:
+    publish_versions(mirror)
+    mirror.flip_bit(_path(mirror, "jigdo-versions"), 20)
+    with pytest.raises((ChecksumMismatch, FetchFailed)):
+        find_entry(fetcher, "os/stable", "42.0")
+
+
+def test_location_that_leads_out_of_the_repository_is_refused(
+    fetcher: Fetcher, mirror: LyingMirror
+) -> None:
+    away = replace(OLD, location="../../etc/passwd")
+    lists = {"jigdo": Pointer((ENTRY,)).dump(), "jigdo-versions": Versions((away,)).dump()}
+    publish(mirror.directory, lists)
+    with pytest.raises(ComposerError, match="passwd"):
+        find_entry(fetcher, "os/stable", "42.0")
 
 
 def test_unknown_ref_lists_what_there_is(fetcher: Fetcher) -> None:

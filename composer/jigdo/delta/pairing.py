@@ -28,13 +28,11 @@ class Bases:
     def __init__(self, places: Iterable[tuple[str, int, int]]) -> None:
         """Take (path, ordinal, size in bytes) of each file."""
         self._exact: dict[str, tuple[int, int]] = {}
-        self._loose: dict[str, list[tuple[int, int]]] = {}
-        self._named: dict[str, list[tuple[int, int]]] = {}
+        self._alike: dict[str, list[tuple[int, int]]] = {}
         for path, ordinal, size in places:
             self._exact[path] = ordinal, size
-            loose = without_versions(path)
-            self._loose.setdefault(loose, []).append((ordinal, size))
-            self._named.setdefault(loose.rpartition("/")[2], []).append((ordinal, size))
+            for key in _keys(path):
+                self._alike.setdefault(key, []).append((ordinal, size))
 
     def find(self, paths: Sequence[str], size: int) -> int | None:
         """Return the ordinal of the partner of a content that stands at ``paths``, or None.
@@ -45,12 +43,20 @@ class Bases:
             if (here := self._exact.get(path)) and here[1]:
                 return here[0]
         for path in paths:
-            loose = without_versions(path)
-            for table, key in ((self._loose, loose), (self._named, loose.rpartition("/")[2])):
-                found = _nearest(table.get(key, ()), size)
+            for key in _keys(path):
+                found = _nearest(self._alike.get(key, ()), size)
                 if found is not None:
                     return found
         return None
+
+
+def _keys(path: str) -> tuple[str, ...]:
+    """Return what the paths of partners have in common, the most telling first."""
+    directory, _, name = path.rpartition("/")
+    loose_directory, loose_name = without_versions(directory), without_versions(name)
+    # A kernel's sha256.ko and sha512.ko are two modules, not two versions of one.
+    places = (f"{loose_directory}/{name}", f"{loose_directory}/{loose_name}")
+    return tuple(dict.fromkeys((*places, name, loose_name)))
 
 
 def _nearest(candidates: Iterable[tuple[int, int]], size: int) -> int | None:

@@ -42,6 +42,14 @@ def test_of_several_the_nearest_in_size_is_taken_and_the_first_of_equals() -> No
     assert bases.find(["/m/9.9/f"], 880) == 3
 
 
+def test_names_that_differ_in_a_number_alone_are_files_of_their_own() -> None:
+    old, new = "/lib/modules/6.1.0-25/kernel/sha", "/lib/modules/6.1.0-26/kernel/sha"
+    bases = Bases([(f"{old}256.ko", 0, 900), (f"{old}512.ko", 1, 500)])
+    assert bases.find([f"{new}512.ko"], 900) == 1
+    assert bases.find([f"{new}256.ko"], 500) == 0
+    assert bases.find([f"{new}384.ko"], 500) == 1, "a name that is new takes what is near"
+
+
 def test_nothing_alike_is_no_partner() -> None:
     bases = Bases([("/a/f", 0, 10), ("/a/empty", 1, 0)])
     assert bases.find(["/b/g"], 10) is None

@@ -1,14 +1,15 @@
-"""The descriptions of sets that were pulled: kept in the repository, for the next update.
+"""Descriptions of sets that were pulled or built: kept in a directory, for the next update.
 
-They are in ``extensions/jigdo``, the place that OSTree leaves to other programs.  What is
-there saves bytes and nothing else: a description that is missing, old or damaged means
-that the next one is read as a whole.
+A client keeps them in its repository, in ``extensions/jigdo``: the place that OSTree leaves
+to other programs.  What is there saves bytes and nothing else: a description that is
+missing, old or damaged means that the next one is read as a whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 import zstandard
 
@@ -21,10 +22,15 @@ _SUFFIX = ".description"
 
 
 class Descriptions:
-    """The descriptions kept in one repository, by commit."""
+    """The descriptions kept in one directory, by commit."""
 
-    def __init__(self, repo: Repository) -> None:
-        self._directory = repo.path / "extensions" / "jigdo"
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @classmethod
+    def of(cls, repo: Repository) -> Self:
+        """Those that a repository has."""
+        return cls(repo.path / "extensions" / "jigdo")
 
     def commits(self) -> Iterator[ObjectChecksum]:
         """Yield the commits whose descriptions are here."""
@@ -42,13 +48,14 @@ class Descriptions:
         except (OSError, zstandard.ZstdError):
             return None
 
-    def keep(
-        self, commit: ObjectChecksum, data: bytes, *, beside: Iterable[ObjectChecksum]
-    ) -> None:
-        """Keep a description; of the others only those of the commits ``beside`` stay."""
+    def keep(self, commit: ObjectChecksum, data: bytes) -> None:
+        """Keep a description."""
         self._directory.mkdir(parents=True, exist_ok=True)
         write_bytes(self._path(commit), zstandard.ZstdCompressor(level=3).compress(data))
-        for other in set(self.commits()) - {commit, *beside}:
+
+    def keep_only(self, commits: Iterable[ObjectChecksum]) -> None:
+        """Remove the descriptions of all other commits."""
+        for other in set(self.commits()) - set(commits):
             self._path(other).unlink(missing_ok=True)
 
     def _path(self, commit: ObjectChecksum) -> Path:
