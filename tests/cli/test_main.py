@@ -169,7 +169,11 @@ def test_pull_reports_as_json(published: Published, tmp_path: Path, remote: dict
         "new_content_bytes",
         "delta_bytes",
         "object_bytes",
+        "seeds",
+        "lost",
+        "replaced",
     }
+    assert document["lost"] == document["replaced"] == []
     assert document["ref"] == MINIMAL
     assert document["commit"] == published.commit(MINIMAL, 2)
     assert document["previous"] is None
