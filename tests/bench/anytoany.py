@@ -72,6 +72,9 @@ class AnyToAny:
             return
         self.say(f"{variant.title}: {len(self.versions)} sets")
         side = self._empty("all")
+        # As an operator does: each version when it comes, then again with the others known.
+        for number in range(len(self.versions)):
+            self._publish(side, variant, number, [])
         self.stored[variant.title] = [
             self._publish(side, variant, number) for number in range(len(self.versions))
         ]
