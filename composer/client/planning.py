@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from composer.checksum import ContentDigest, ObjectChecksum
+from composer.client.acceptance import NO_WAIVERS, Waivers
 from composer.client.pull import Found, look, staging_bytes
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
@@ -107,6 +108,7 @@ def plan_pull(
     choices: Choices = DEFAULT_CHOICES,
     sources: Sources = DEFAULT_SOURCES,
     probe: bool = False,
+    waivers: Waivers = NO_WAIVERS,
     report: Report = silent,
     workers: int = 2,
     question: str = "",
@@ -132,10 +134,11 @@ def plan_pull(
             choices=choices,
             at_hand=cache.find,
             seed=seeds if sources.seeds else None,
+            waivers=waivers,
             report=report,
             read_only=True,
         )
-        read = Moved(traffic.bytes(), traffic.requests())
+        read = Moved(traffic.bytes("set"), traffic.requests("set"))
         if found.set is None:
             return _nothing(found, choices.prefer, read)
         jigdo, wanted = found.set
