@@ -36,7 +36,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     finally:
         for mark in item.iter_markers("attack"):
             last = _SAID[-1] if _SAID else ""
-            item.user_properties.append(("attack", (*map(str, mark.args), last)))
+            case = item.name.partition("[")[2].rstrip("]")
+            name, does = mark.args
+            item.user_properties.append(
+                ("attack", (name, f"{does} ({case})" if case else does, last))
+            )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -34,7 +34,7 @@ class TrustStore:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             lock = (self.directory / _LOCK).open("w")
-        except PermissionError as error:
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
             raise ComposerError(
                 f"{self.directory}: not writable; what has been seen of a remote is kept there",
                 hint="run it as the user who owns that directory",

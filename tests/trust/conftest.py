@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.client.conftest import client, published, updatable
 from tests.trust.scene import Scene
+
+__all__ = ["client", "published", "updatable"]
 
 
 @pytest.fixture
