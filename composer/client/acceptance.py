@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from composer.checksum import ObjectChecksum
 from composer.client.remote import Remote
 from composer.errors import NotFound, VerificationFailed
 from composer.jigdo.pointer import PointerEntry
-from composer.jigdo.reader import CommitFrame
 from composer.net.fetch import Fetcher
 from composer.net.repository import find_entry
 from composer.net.trust import Statement, find_signed_entry
 from composer.ostree.repo import Repository
 from composer.ostree.signature import BadSignature, require_signature
+
+if TYPE_CHECKING:
+    from composer.jigdo.reader import CommitFrame
 
 _BINDING = "ostree.ref-binding"
 
@@ -87,6 +90,8 @@ def is_good_here(remote: Remote, repo: Repository, ref: str, commit: ObjectCheck
 
     Another remote, or another program, may have put an unsigned one under the ref.
     """
+    from composer.jigdo.reader import CommitFrame
+
     if repo.is_partial(commit):
         return False
     signatures = repo.detached_metadata(commit)

@@ -7,6 +7,7 @@ rules are about; here the whole client is attacked, over HTTP, as a person runs 
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -452,6 +453,11 @@ def test_unknown_ref_is_told(scene: Scene) -> None:
     assert f"there are: {REF}, {OTHER}" in done.err
 
 
+def _seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_nothing_new_has_a_status_of_its_own_and_costs_one_small_file(scene: Scene) -> None:
     commit = scene.commit(1_760_000_002)
     scene.publish(replace(entry(2), commit=ObjectChecksum.parse(commit)))
@@ -460,9 +466,10 @@ def test_nothing_new_has_a_status_of_its_own_and_costs_one_small_file(scene: Sce
     check = ["check", f"demo:{REF}", "--repo", scene.repo, "--config-dir", scene.config]
     seconds = []
     for _ in range(3):
-        began = time.monotonic()
+        # Not the time on the wall: other tests run beside this one.
+        began = _seconds_of_children()
         done = jigdo(*check, "--json", status=77)
-        seconds.append(time.monotonic() - began)
+        seconds.append(_seconds_of_children() - began)
     assert not done.document["new"]
     assert done.document["here"] == commit
     assert done.document["moved"]["bytes"] < 2000

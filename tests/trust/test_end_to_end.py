@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.published import (
+    BASE,
     MINIMAL,
     Published,
     build_set,
@@ -135,3 +136,16 @@ def test_older_commit_is_refused_without_signed_statements_too(
     words = ["pull", f"{REMOTE}:{MINIMAL}", "--repo", client.repo, "--disable-fsync"]
     jigdo(*words, "--allow-downgrade", env=client.env)
     assert client.head() == published.commit(MINIMAL, 1)
+
+
+@pytest.mark.attack("wrong ref", "without TUF: serves another ref's commit, rightly signed by GPG")
+def test_commit_of_another_ref_is_refused(
+    published: Published, updatable: Client, tmp_path: Path
+) -> None:
+    repo, mirror = copy_of(published.repo, tmp_path / "forge"), tmp_path / "mirror"
+    put(repo / "refs/heads" / MINIMAL, published.commit(BASE, 2).encode() + b"\n")
+    build_set(repo, MINIMAL, published.packages(2), mirror, tmp_path / "cache")
+    updatable.add_remote(mirror)
+    updatable.refused(MINIMAL, f"made for {BASE}", status=3)
+    shutil.rmtree(repo)
+    shutil.rmtree(mirror)
