@@ -22,7 +22,12 @@ def remote() -> None:
 
 @remote.command()
 @click.argument("name")
-@click.argument("urls", nargs=-1, required=True, metavar="URL...")
+@click.argument("urls", nargs=-1, metavar="URL...")
+@click.option(
+    "--mirrorlist",
+    metavar="URL",
+    help="A list of more mirrors: URLs a line, or a metalink.",
+)
 @click.option(
     "--gpg-key",
     "keys",
@@ -64,6 +69,7 @@ def add(
     console: Console,
     name: str,
     urls: tuple[str, ...],
+    mirrorlist: str | None,
     keys: tuple[Path, ...],
     tuf_root: Path | None,
     trust: Any,
@@ -85,6 +91,7 @@ def add(
         urls,
         keys=keys,
         tuf_root=tuf_root,
+        mirrorlist=mirrorlist,
         trust=trust,
         repositories=_by_id(repositories),
         archives=archives,
@@ -144,6 +151,8 @@ def _show(console: Console, remote: Remote) -> None:
             console.result(f"    {root.threshold} of {len(root.keys)} keys: {key}")
     for url in remote.urls:
         console.result(f"  {url}")
+    if remote.mirrorlist:
+        console.result(f"  mirrors by {remote.mirrorlist}")
     for key, urls in sorted(remote.repositories.items()):
         for url in urls:
             console.result(f"  {key}: {url}")
@@ -159,6 +168,7 @@ def _document(remote: Remote) -> dict[str, object]:
         "keyring": str(remote.keyring) if remote.keyring else None,
         "tuf_root": _root_document(remote.root) if remote.root else None,
         "urls": list(remote.urls),
+        "mirrorlist": remote.mirrorlist or None,
         "archives": list(remote.archives),
         "repositories": {key: list(urls) for key, urls in remote.repositories.items()},
     }

@@ -16,6 +16,7 @@ from composer.client.acceptance import (
     find_newest,
     require_newer,
 )
+from composer.client.mirrors import with_listed_mirrors
 from composer.client.remote import Remote
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
@@ -45,6 +46,7 @@ def check(remote: Remote, ref: str, repo: Repository, *, waivers: Waivers = NO_W
     believed, and for a commit that is older than the one in ``repo``.
     """
     traffic = Traffic()
+    remote = with_listed_mirrors(remote, traffic)
     with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
         newest = find_newest(fetcher, remote, ref, waivers)
     here = repo.resolve(ref)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.acceptance import NO_WAIVERS, Waivers
+from composer.client.mirrors import with_listed_mirrors
 from composer.client.pull import Found, look, staging_bytes
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
@@ -121,6 +122,7 @@ def plan_pull(
     NotFound for a question about what the commit has not.
     """
     traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
+    remote = with_listed_mirrors(remote, traffic)
     with (
         closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher,
         SeedTrees(sources.seeds, report) as seeds,

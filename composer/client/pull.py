@@ -21,6 +21,7 @@ from composer.client.acceptance import (
     require_acceptable,
     require_newer,
 )
+from composer.client.mirrors import with_listed_mirrors
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
 from composer.client.seed import SeedTrees
@@ -116,6 +117,7 @@ def pull(
     the old one and the repository whole.
     """
     traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
+    remote = with_listed_mirrors(remote, traffic)
     with (
         closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher,
         SeedTrees(sources.seeds, report) as seeds,

@@ -17,13 +17,20 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from composer.errors import CommandFailed, ComposerError, FormatError, NotFound, UsageError
 from composer.net.archive import Archive
-from composer.net.location import Mirrors
+from composer.net.location import Mirrors, parse_base
 from composer.net.statement import PinnedRoot, read_root
 from composer.net.trust_store import TrustStore, forget
 from composer.system.command import require_program, run
@@ -46,6 +53,7 @@ class Remote:
 
     ``urls`` and the values of ``repositories`` (by repository id) are base URLs,
     best first; ``archives`` URLs or templates (:mod:`composer.net.archive`).
+    ``mirrorlist`` is the URL of a list of more mirrors of its own repository.
     ``keyring`` and ``fingerprints`` are empty where ``trust`` is without "gpg", ``root``
     where it is without "tuf".  What has been seen of signed statements is kept below
     ``state``.
@@ -58,6 +66,7 @@ class Remote:
     fingerprints: tuple[str, ...] = ()
     repositories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     archives: tuple[str, ...] = ()
+    mirrorlist: str = ""
     root: PinnedRoot | None = None
     state: Path = Path()
 
@@ -76,10 +85,11 @@ class _Document(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    urls: Annotated[list[str], Field(min_length=1)]
+    urls: list[str]
     trust: Trust
     fingerprints: list[Annotated[str, Field(pattern=_FINGERPRINT)]] = []
     archives: list[str] = []
+    mirrorlist: str | None = None
     tuf_root: Annotated[str, Field(pattern=_DIGEST)] | None = None
     repositories: dict[
         Annotated[str, Field(pattern=_ID)], Annotated[list[str], Field(min_length=1)]
@@ -88,12 +98,26 @@ class _Document(BaseModel):
     @field_validator("urls")
     @classmethod
     def _urls(cls, urls: list[str]) -> list[str]:
-        return list(Mirrors.parse(*urls).bases)
+        return list(Mirrors.parse(*urls).bases) if urls else []
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if not self.urls and not self.mirrorlist:
+            raise ValueError("urls: at least one is needed, or a mirrorlist")
+        return self
 
     @field_validator("archives")
     @classmethod
     def _archives(cls, archives: list[str]) -> list[str]:
         return list(dict.fromkeys(str(Archive.parse(text)) for text in archives))
+
+    @field_validator("mirrorlist")
+    @classmethod
+    def _mirrorlist(cls, url: str | None) -> str | None:
+        # The query after a "?" is what lists are asked by.
+        if url is not None:
+            parse_base(url.partition("?")[0])
+        return url
 
     @field_validator("repositories")
     @classmethod
@@ -102,6 +126,8 @@ class _Document(BaseModel):
 
     def to_toml(self) -> str:
         lines = [f"urls = {_strings(self.urls)}", f"trust = {json.dumps(self.trust)}"]
+        if self.mirrorlist:
+            lines.append(f"mirrorlist = {json.dumps(self.mirrorlist)}")
         if self.fingerprints:
             lines.append(f"fingerprints = {_strings(self.fingerprints)}")
         if self.archives:
@@ -129,6 +155,7 @@ def add_remote(
     trust: Trust | None = None,
     repositories: Mapping[str, Sequence[str]] | None = None,
     archives: Sequence[str] = (),
+    mirrorlist: str | None = None,
     config_dir: Path | None = None,
     replace: bool = False,
 ) -> Remote:
@@ -151,6 +178,7 @@ def add_remote(
     document = _validated(
         {
             "urls": [as_url(url) for url in urls],
+            "mirrorlist": mirrorlist,
             "trust": chosen,
             "fingerprints": list(fingerprints),
             "archives": [as_url(text) for text in archives],
@@ -322,6 +350,7 @@ def load_remote(path: Path) -> Remote:
         fingerprints=tuple(document.fingerprints),
         repositories={key: tuple(urls) for key, urls in document.repositories.items()},
         archives=tuple(document.archives),
+        mirrorlist=document.mirrorlist or "",
         root=_pinned_root(path, document) if "tuf" in document.trust else None,
         state=_state_of(path),
     )

@@ -60,6 +60,7 @@ class TrustStore:
 
 def forget(place: Path, name: str) -> None:
     """Remove what has been seen of the remote ``name``, for whatever root."""
+    (place / f"{name}.mirrors.json").unlink(missing_ok=True)
     for directory in place.glob(f"{name}.*"):
         if len(directory.name) == len(name) + 17:
             remove_tree(directory)
