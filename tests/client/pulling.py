@@ -121,6 +121,7 @@ class Client:
         assert done.status == 0, done.err
         assert done.document["commit"] == self.published.commit(ref, generation)
         assert self.head(ref) == done.document["commit"]
+        said(f"{ref} is at {done.document['version'] or done.document['commit']}")
         fsck(self.repo)
         return done.document
 

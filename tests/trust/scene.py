@@ -113,12 +113,12 @@ class Scene:
     ) -> Iterator[Scene]:
         """One in which version 1 of both refs is published and the client has a remote.
 
-        The first root was made so many days ago; keys of the role ``offline`` are elsewhere.
+        All was signed so many days ago; keys of the role ``offline`` are elsewhere.
         """
         publisher = Publisher(place / "publisher", terms, days_ago)
         for path in publisher.keys.path.glob(f"{offline}-*"):
             path.unlink()
-        publisher.publish(entry(1), entry(1, OTHER))
+        publisher.publish(entry(1), entry(1, OTHER), days_ago=days_ago)
         ostree(place / "repo", "init", "--mode=bare-user")
         (place / "mirror").mkdir()
         with LyingMirror(place / "mirror") as mirror:
@@ -165,7 +165,8 @@ class Scene:
 
         document = self.read(name)
         change(document["signed"])
-        data = json.dumps(document).encode()
+        # As python-tuf writes it, so that only what it says is another.
+        data = json.dumps(document, separators=(",", ":"), sort_keys=True).encode()
         if stolen:
             metadata = Metadata[Any].from_dict(document)
             metadata.signatures.clear()

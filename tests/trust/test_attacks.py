@@ -43,14 +43,15 @@ def test_honest_mirror_is_believed(scene: Scene) -> None:
     scene.believes(1, ref=OTHER)
 
 
-@pytest.mark.attack("arbitrary software", "names another set, under the old signature")
+@pytest.mark.attack("arbitrary software", "changes a statement, under the old signature")
 @pytest.mark.parametrize("name", ["timestamp", "1.snapshot", "2.targets", f"1.{ROLE}"])
 def test_changed_statement_is_refused(scene: Scene, name: str) -> None:
     def change(signed: Any) -> None:
         signed["expires"] = "2099-01-01T00:00:00Z"
 
     scene.forge(name, change)
-    scene.refuses(name.split(".", 1)[-1])
+    words = "not signed by" if name == "timestamp" else "not the one that belongs to the rest"
+    scene.refuses(name.split(".", 1)[-1], words)
 
 
 @pytest.mark.attack("arbitrary software", "signs everything with keys of its own")
@@ -142,11 +143,14 @@ def test_expiry_is_ignored_where_a_person_says_so(scene: Scene) -> None:
     scene.believes(3)
 
 
-@pytest.mark.attack("freeze", "holds back a new root until the time of the old one is over")
-def test_root_whose_time_is_over_is_refused(tmp_path: Path) -> None:
-    terms = {**DEFAULT_TERMS, "root": Terms(days=1)}
+@pytest.mark.attack("freeze", "waits until the time of one role is over")
+@pytest.mark.parametrize("name", ["root", "timestamp", "snapshot", "targets", "sets"])
+def test_each_role_has_its_time(tmp_path: Path, name: str) -> None:
+    terms = {**DEFAULT_TERMS, name: Terms(days=1)}
     with Scene.play(tmp_path, terms, days_ago=2, offline="root") as scene:
-        scene.refuses("root: expired on")
+        scene.refuses(f"{ROLE if name == 'sets' else name}: expired on")
+        scene.believes(1, "--ignore-expiry")
+        scene.refuses("expired on")
 
 
 @pytest.mark.attack("freeze", "sets this machine's clock back, and serves what is old")
