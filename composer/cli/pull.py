@@ -135,7 +135,8 @@ def pull(
     console.result(f"{done.ref}: {done.version} {done.commit}")
     for line in replaced_lines(done.replaced):
         console.result(plain_text(line))
-    for kind, text in KINDS:
+    also = (("trust", "signed statements"), ("mirrorlist", "list of mirrors"))
+    for kind, text in (*KINDS, *(one for one in also if one[0] in done.moved)):
         part = done.moved[kind]
         console.result(f"  {text}: {human_bytes(part.bytes)} in {part.requests} requests")
     if done.seeds:

@@ -230,7 +230,10 @@ def _chosen(name: str, trust: Trust | None, *, gpg: bool, tuf: bool) -> Trust:
         if word in wanted and not there
     ]
     if lacking:
-        raise UsageError(f"remote {name}: --trust {wanted} needs {' and '.join(lacking)}")
+        raise UsageError(
+            f"remote {name}: --trust {wanted} needs {' and '.join(lacking)}",
+            hint="the publisher has them; without --trust, what is given is demanded",
+        )
     return wanted  # type: ignore[return-value]
 
 

@@ -97,7 +97,10 @@ def _verdict(failures: Sequence[tuple[str, ComposerError]]) -> ComposerError:
         kinds = (Expired, VerificationFailed, NotFound, FetchFailed)
         return next(place for place, kind in enumerate(kinds) if isinstance(failure[1], kind))
 
-    _, chosen = min(failures, key=weight)
+    base, chosen = min(failures, key=weight)
+    if len(failures) == 1:
+        chosen.details = (f"from {base}", *chosen.details)
+        return chosen
     lines = [
         line
         for base, error in failures

@@ -146,9 +146,7 @@ _FORGERIES = [
 ]
 
 
-@pytest.mark.attack(
-    "arbitrary software", "without TUF: serves a commit whose GPG signature is bad"
-)
+@pytest.mark.attack("arbitrary software", "without TUF: serves a commit whose GPG signature is bad")
 @pytest.mark.parametrize(
     ("forgery", "words"), _FORGERIES, ids=[f.__name__[1:] for f, _ in _FORGERIES]
 )
