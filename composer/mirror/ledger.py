@@ -8,7 +8,7 @@ the statements before these name stays until the next.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -96,12 +96,10 @@ class Ledger:
         signers: Mapping[str, CryptoSigner],
         *,
         now: datetime,
-        also: Iterable[str] = (),
     ) -> None:
         """Sign ``signed``, from now on for its role's days, and keep it for :meth:`publish`.
 
-        The keys with the ids ``also`` sign too, where they are here.  Raises
-        ComposerError unless enough of the role's keys are.
+        Raises ComposerError unless enough of the role's keys are here.
         """
         from tuf.api.metadata import Metadata, Root
 
@@ -111,7 +109,7 @@ class Ledger:
         here = [keyid for keyid in role.keyids if keyid in signers]
         if len(here) < role.threshold:
             raise missing_keys(name, set(role.keyids) - set(here), role.threshold - len(here))
-        for keyid in dict.fromkeys([*here, *(one for one in also if one in signers)]):
+        for keyid in here:
             metadata.sign(signers[keyid], append=True)
         self._staged[name] = (metadata, metadata.to_bytes())
 

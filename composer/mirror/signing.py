@@ -1,7 +1,6 @@
 """What an operator does about signed statements, each alone in the repository and at once.
 
-Between two states that clients can believe there is none that they cannot: whatever a
-change of keys leads to is signed before any of it is published.
+Whatever a change of keys leads to is signed before any of it is published.
 """
 
 from __future__ import annotations

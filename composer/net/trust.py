@@ -9,7 +9,7 @@ believed is on disk before what follows from it is asked for; every file has a b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
 
@@ -43,7 +43,7 @@ _MAX_TIMESTAMP = 8 << 10
 _MAX_OTHER = 4 << 20
 _MAX_ROOTS = 256
 # Statements are small: whoever needs longer for them holds us back.
-_LIMITS = Limits(stall_rate=1000, stall_seconds=10)
+_LIMITS = Limits(connect_seconds=10.0, stall_rate=1000, stall_seconds=10)
 _NO_EXPIRY = datetime.min.replace(tzinfo=UTC)
 
 
@@ -78,11 +78,14 @@ def find_signed_entry(
     """
     clock = now or datetime.now(UTC)
     when = _NO_EXPIRY if ignore_expiry else clock
+    patience = limits or _LIMITS
+    if len(mirrors.bases) > 1:
+        patience = replace(patience, attempts=1)  # sooner the next one
     failures: list[tuple[str, ComposerError]] = []
     with store.locked():
         for base in mirrors.bases:
             one = Mirrors((base,))
-            with Fetcher(one, kind="trust", traffic=traffic, limits=limits or _LIMITS) as fetcher:
+            with Fetcher(one, kind="trust", traffic=traffic, limits=patience) as fetcher:
                 try:
                     return _Reading(fetcher, store, when).find(ref, clock)
                 except (NotFound, FetchFailed, VerificationFailed) as error:
