@@ -149,3 +149,14 @@ def test_commit_of_another_ref_is_refused(
     updatable.refused(MINIMAL, f"made for {BASE}", status=3)
     shutil.rmtree(repo)
     shutil.rmtree(mirror)
+
+
+def test_check_works_without_signed_statements_too(published: Published, client: Client) -> None:
+    check = ["check", f"{REMOTE}:{MINIMAL}", "--repo", client.repo, "--json"]
+    client.add_remote(published.root / "mirror1")
+    told = jigdo(*check, env=client.env).document
+    assert (told["new"], told["signed"], told["expires"]) == (True, False, None)
+    client.completes(generation=1)
+    assert not jigdo(*check, env=client.env, status=77).document["new"]
+    client.add_remote(published.root / "mirror2")
+    assert jigdo(*check, env=client.env).document["commit"] == published.commit(MINIMAL, 2)
