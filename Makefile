@@ -11,8 +11,8 @@ BYTES_ARGS = $(if $(CASE),--case $(CASE)) $(if $(QUICK),--quick) $(if $(DOCS),--
     $(if $(WORK),--work "$(WORK)") $(if $(BACKGROUND),--background) $(BENCH_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-bench demo check format test fuzz bench bench-compose \
-    bench-bytes lock clean
+.PHONY: help setup setup-test setup-bench demo check format test fuzz attack-proof bench \
+    bench-compose bench-bytes lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,6 +45,9 @@ fuzz: setup-test ## fuzz the readers of untrusted bytes ([FUZZ="map table"] [SEC
 	@$(PYTHON) -c "import atheris" 2>/dev/null || \
 	    $(PYTHON) -m pip --quiet install --only-binary :all: "atheris>=2.3"
 	$(PYTHON) -m tests.fuzz $(FUZZ) --seconds $(SECONDS)
+
+attack-proof: setup-test ## every attack of the catalogue on a client, printed as a table
+	$(PYTHON) -m pytest -q -n $(JOBS) -m attack --attack-table tests/trust tests/client $(PYTEST_ARGS)
 
 bench: setup-test ## the benchmarks, on the whole corpus (long)
 	$(PYTHON) -m tests.bench.run $(BENCH_ARGS)

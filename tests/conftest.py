@@ -4,7 +4,7 @@ import signal
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.fixtures_os.repos", "tests.net.real_servers"]
+pytest_plugins = ["tests.attacks", "tests.fixtures_os.repos", "tests.net.real_servers"]
 
 # A shell ignores Ctrl-C for what it runs in the background, and children inherit that: tests
 # that interrupt a command would wait for ever.

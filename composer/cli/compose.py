@@ -14,14 +14,17 @@ from composer.cli.config import (
     cachedir_option,
     delta_options,
     keeping_options,
+    tuf_keys_option,
     warn_undescribed,
+    warn_unsigned,
 )
 from composer.cli.console import Console, human_bytes, json_option, plain
 from composer.errors import UsageError
 
 if TYPE_CHECKING:
     from composer.compose.pipeline import ComposeRequest, ComposeResult
-    from composer.mirror.making import DeltaChoice, Keeping, MadeSet
+    from composer.mirror.keys import KeyDirectory
+    from composer.mirror.making import DeltaChoice, Keeping, MadeSet, SetRequest
     from composer.progress import Report
     from composer.rpm.changes import Changes
 
@@ -127,6 +130,7 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
 )
 @delta_options
 @keeping_options
+@tuf_keys_option
 @json_option
 @click.pass_obj
 def compose(
@@ -137,6 +141,7 @@ def compose(
     sbom: Path | None,
     deltas: DeltaChoice,
     keeping: Keeping,
+    tuf_keys: KeyDirectory | None,
     cachedir: Path,
     repositories: tuple[str, ...],
     basearch: str,
@@ -189,6 +194,8 @@ def compose(
     )
     if rpm_repo or sbom:
         _require_sbom()
+    if rpm_repo and not dry_run:
+        warn_unsigned(console, rpm_repo, tuf_keys)
     if not dry_run:
         become_root()
     if not dry_run and not seccomp.is_available():
@@ -201,7 +208,8 @@ def compose(
             result = pipeline.compose(request, report, console.warn)
             made = None
             if rpm_repo:
-                made = _publish(result, request, rpm_repo, gpg_homedir, deltas, keeping, report)
+                wanted = _wanted(result, request, rpm_repo, gpg_homedir, deltas, keeping, tuf_keys)
+                made = _publish(result, request, wanted, report)
             sboms = _write_sboms(result, repo, made, sbom, report)
     except NotReproducible as error:
         if as_json:
@@ -255,24 +263,20 @@ def _write_sboms(
     return wanted
 
 
-def _publish(
+def _wanted(
     result: ComposeResult,
     request: ComposeRequest,
     rpm_repo: Path,
     gpg_homedir: Path | None,
     deltas: DeltaChoice,
     keeping: Keeping,
-    report: Report,
-) -> MadeSet | None:
-    from composer.jigdo.build import LocalPackage
-    from composer.mirror.making import SetRequest, make_set
+    tuf_keys: KeyDirectory | None,
+) -> SetRequest:
+    from composer.mirror.making import SetRequest
     from composer.mirror.set_rpm import About
-    from composer.ostree.repo import Repository
 
-    if not result.commit:  # a dry run
-        return None
     rojig = result.rojig
-    wanted = SetRequest(
+    return SetRequest(
         ref=result.ref,
         name=rojig.name if rojig else "",
         about=About(rojig.summary, rojig.license, rojig.description) if rojig else About(),
@@ -282,7 +286,19 @@ def _publish(
         gpg_homedir=gpg_homedir,
         deltas=deltas,
         keeping=keeping,
+        tuf_keys=tuf_keys,
     )
+
+
+def _publish(
+    result: ComposeResult, request: ComposeRequest, wanted: SetRequest, report: Report
+) -> MadeSet | None:
+    from composer.jigdo.build import LocalPackage
+    from composer.mirror.making import make_set
+    from composer.ostree.repo import Repository
+
+    if not result.commit:  # a dry run
+        return None
     packages = [LocalPackage(package.ref, package.path) for package in result.packages]
     return make_set(Repository.open(request.repo), packages, wanted, report)
 

@@ -14,6 +14,7 @@ from composer.errors import UsageError
 
 if TYPE_CHECKING:
     from composer.cli.console import Console
+    from composer.mirror.keys import KeyDirectory
     from composer.mirror.making import MadeSet
 
 
@@ -27,6 +28,35 @@ config_dir_option = click.option(
     envvar="JIGDO_COMPOSER_CONFIG",
     type=click.Path(file_okay=False, path_type=Path),
     help="Where remotes are kept, instead of the system's and the user's directories.",
+)
+
+
+def waiver_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that let something pass, once; the command gets ``waivers`` of them."""
+
+    @wraps(command)
+    def with_waivers(
+        *args: object, allow_downgrade: bool, ignore_expiry: bool, **others: object
+    ) -> None:
+        from composer.client.acceptance import Waivers
+
+        command(*args, waivers=Waivers(allow_downgrade, ignore_expiry), **others)
+
+    wrapped: Callable[..., None] = with_waivers
+    for option in reversed(_WAIVER_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+_WAIVER_OPTIONS = (
+    click.option(
+        "--allow-downgrade", is_flag=True, help="Accept a commit that is older than what is here."
+    ),
+    click.option(
+        "--ignore-expiry",
+        is_flag=True,
+        help="Accept signed statements whose time is over, for a machine without a clock.",
+    ),
 )
 
 
@@ -142,6 +172,67 @@ _KEEPING_OPTIONS = (
         help="Ship what this package has in the set itself, too.  Repeatable.",
     ),
 )
+
+
+def tuf_keys_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that name keys for signed statements; the command gets ``tuf_keys``."""
+
+    @wraps(command)
+    def with_keys(
+        *args: object, keys: Path | None, passphrase_file: Path | None, **others: object
+    ) -> None:
+        command(*args, tuf_keys=key_directory(keys, passphrase_file), **others)
+
+    wrapped: Callable[..., None] = with_keys
+    for option in (passphrase_option, keys_option(required=False)):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+def keys_option(*, required: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option that names the directory of keys for signed statements."""
+    return click.option(
+        "--tuf-keys",
+        "keys",
+        envvar="JIGDO_COMPOSER_TUF_KEYS",
+        required=required,
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="Keys that sign what is newest (see `mirror keys`); what is not needed need not "
+        "be there.",
+    )
+
+
+passphrase_option = click.option(
+    "--passphrase-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Its first line opens the encrypted keys among them.",
+)
+
+
+def key_directory(path: Path | None, passphrase_file: Path | None) -> KeyDirectory | None:
+    """Make what these options name; None where no directory was given."""
+    from composer.mirror.keys import KeyDirectory
+
+    if path is None:
+        return None
+    lines = passphrase_file.read_bytes().splitlines() if passphrase_file else []
+    if passphrase_file and not (lines and lines[0]):
+        raise UsageError(f"{passphrase_file}: its first line is empty")
+    return KeyDirectory(path, lines[0] if lines else None)
+
+
+def warn_unsigned(console: Console, repository: Path, keys: KeyDirectory | None) -> None:
+    """Say so where a repository has signed statements and nothing will sign the new one."""
+    from composer.mirror.trust import is_signed
+
+    if keys is None and is_signed(repository):
+        console.warn(
+            f"{repository} has signed statements: clients that want them see the new set only "
+            "after `mirror refresh` (or with --tuf-keys here)"
+        )
+
 
 cachedir_option = click.option(
     "--cachedir",

@@ -12,11 +12,14 @@ from composer.cli.config import (
     cachedir_option,
     delta_options,
     keeping_options,
+    tuf_keys_option,
     warn_undescribed,
+    warn_unsigned,
 )
 from composer.cli.console import Console, human_bytes, json_option, plain
 
 if TYPE_CHECKING:
+    from composer.mirror.keys import KeyDirectory
     from composer.mirror.making import DeltaChoice, Keeping
 
 _MOST_SHOWN = 20
@@ -53,6 +56,7 @@ def jigdo_set() -> None:
 @click.option("--gpg-homedir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @delta_options
 @keeping_options
+@tuf_keys_option
 @cachedir_option
 @json_option
 @click.pass_obj
@@ -68,6 +72,7 @@ def build(
     gpg_homedir: Path | None,
     deltas: DeltaChoice,
     keeping: Keeping,
+    tuf_keys: KeyDirectory | None,
     cachedir: Path,
     as_json: bool,
 ) -> None:
@@ -100,7 +105,9 @@ def build(
         cachedir=cachedir,
         deltas=deltas,
         keeping=keeping,
+        tuf_keys=tuf_keys,
     )
+    warn_unsigned(console, output, tuf_keys)
     with console.progress(as_json=as_json) as report:
         made = make_set(repo, packages, request, report, available=available)
     warn_undescribed(console, made)

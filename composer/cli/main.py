@@ -19,9 +19,10 @@ from composer.errors import EXIT_INTERRUPTED, ComposerError, UsageError, missing
 
 _COMMANDS = {
     # name: (module, attribute, one line for the help page)
+    "check": ("check", "check", "Whether a remote has something new; costs one small file."),
     "compose": ("compose", "compose", "Compose a treefile into an OSTree commit."),
     "diff": ("diff", "diff", "What changed between two commits: packages, advisories, files."),
-    "mirror": ("mirror", "mirror", "The mirror operator's side: serve."),
+    "mirror": ("mirror", "mirror", "The mirror operator's side: serve, keys, refresh."),
     "plan": ("plan", "plan", "What a pull would move, use and write; why it is so."),
     "pull": ("pull", "pull", "Reassemble a commit from its jigdo set and RPM mirrors."),
     "remote": ("remote", "remote", "Where sets come from, and whom to trust: add, list, remove."),

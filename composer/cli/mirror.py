@@ -9,11 +9,16 @@ from pathlib import Path
 import click
 
 from composer.cli.console import Console, json_option
+from composer.cli.mirror_keys import keys, refresh
 
 
 @click.group()
 def mirror() -> None:
     """The mirror operator's side."""
+
+
+mirror.add_command(keys)
+mirror.add_command(refresh)
 
 
 @mirror.command()

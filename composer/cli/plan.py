@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from composer.cli.config import config_dir_option, parse_ref
+from composer.cli.config import config_dir_option, parse_ref, waiver_options
 from composer.cli.console import Console, human_bytes, json_option, plain
 from composer.errors import UsageError
 
 if TYPE_CHECKING:
+    from composer.client.acceptance import Waivers
     from composer.client.planning import Amounts, PullPlan
     from composer.client.remote import Remote
     from composer.client.sources import Replaced, Sources
@@ -136,6 +137,7 @@ probe_option = click.option(
     metavar="PATH|PACKAGE",
     help="Say which sources have it, what they cost and which was chosen; a PATH begins with /.",
 )
+@waiver_options
 @config_dir_option
 @json_option
 @click.pass_obj
@@ -149,6 +151,7 @@ def plan(
     sources: Sources,
     probe: bool,
     question: str,
+    waivers: Waivers,
     config_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -175,6 +178,7 @@ def plan(
         question=question,
         sources=sources,
         probe=probe,
+        waivers=waivers,
         as_json=as_json,
     )
 
@@ -190,6 +194,7 @@ def show_plan(
     as_json: bool,
     sources: Sources,
     probe: bool,
+    waivers: Waivers,
     version: str = "",
     question: str = "",
 ) -> None:
@@ -205,6 +210,7 @@ def show_plan(
             choices=choices,
             sources=sources,
             probe=probe,
+            waivers=waivers,
             report=report,
             workers=workers,
             question=question,

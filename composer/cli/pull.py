@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from composer.cli.config import config_dir_option, parse_ref
+from composer.cli.config import config_dir_option, parse_ref, waiver_options
 from composer.cli.console import Console, human_bytes, json_option
 from composer.cli.console import plain as plain_text
 from composer.cli.plan import (
@@ -26,6 +26,7 @@ from composer.cli.plan import (
 from composer.errors import UsageError
 
 if TYPE_CHECKING:
+    from composer.client.acceptance import Waivers
     from composer.client.pull import Replanned
     from composer.client.sources import Sources
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @prefer_option
 @click.option("--dry-run", is_flag=True, help="Say what would move, as `plan` does; write nothing.")
 @probe_option
+@waiver_options
 @config_dir_option
 @json_option
 @click.pass_obj
@@ -56,6 +58,7 @@ def pull(
     prefer: str,
     dry_run: bool,
     probe: bool,
+    waivers: Waivers,
     config_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -86,6 +89,7 @@ def pull(
             version=version,
             sources=sources,
             probe=probe,
+            waivers=waivers,
             workers=workers,
             as_json=as_json,
         )
@@ -101,6 +105,7 @@ def pull(
             choices=choices,
             sources=sources,
             replanned=lambda what: _show_replanned(console, what, as_json=as_json),
+            waivers=waivers,
             report=report,
             workers=workers,
         )
@@ -130,7 +135,8 @@ def pull(
     console.result(f"{done.ref}: {done.version} {done.commit}")
     for line in replaced_lines(done.replaced):
         console.result(plain_text(line))
-    for kind, text in KINDS:
+    also = (("trust", "signed statements"), ("mirrorlist", "list of mirrors"))
+    for kind, text in (*KINDS, *(one for one in also if one[0] in done.moved)):
         part = done.moved[kind]
         console.result(f"  {text}: {human_bytes(part.bytes)} in {part.requests} requests")
     if done.seeds:

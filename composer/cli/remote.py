@@ -12,6 +12,7 @@ from composer.cli.console import Console, json_option
 
 if TYPE_CHECKING:
     from composer.client.remote import Remote
+    from composer.net.statement import PinnedRoot
 
 
 @click.group()
@@ -21,7 +22,12 @@ def remote() -> None:
 
 @remote.command()
 @click.argument("name")
-@click.argument("urls", nargs=-1, required=True, metavar="URL...")
+@click.argument("urls", nargs=-1, metavar="URL...")
+@click.option(
+    "--mirrorlist",
+    metavar="URL",
+    help="A list of more mirrors: URLs a line, or a metalink.",
+)
 @click.option(
     "--gpg-key",
     "keys",
@@ -30,9 +36,15 @@ def remote() -> None:
     help="File with the publisher's public key, armored or binary.  Repeatable.",
 )
 @click.option(
+    "--tuf-root",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="The publisher's root.json, from which signed statements of what is newest follow.",
+)
+@click.option(
     "--trust",
-    type=click.Choice(["gpg", "none"]),
-    help="Whose commits are accepted: those signed by the keys given, or all.",
+    type=click.Choice(["tuf+gpg", "tuf", "gpg", "none"]),
+    help="What is demanded: by default all that was given; none accepts everything.",
 )
 @click.option(
     "--repository",
@@ -57,7 +69,9 @@ def add(
     console: Console,
     name: str,
     urls: tuple[str, ...],
+    mirrorlist: str | None,
     keys: tuple[Path, ...],
+    tuf_root: Path | None,
     trust: Any,
     repositories: tuple[str, ...],
     archives: tuple[str, ...],
@@ -67,7 +81,7 @@ def add(
 ) -> None:
     """Add the remote NAME, whose repository is at each URL, best first.
 
-    URLs are http, https or file, or existing directories.  The keys are copied and
+    URLs are http, https or file, or existing directories.  Keys and root are copied and
     pinned; their fingerprints are shown: compare them with what the publisher says.
     """
     from composer.client.remote import add_remote
@@ -76,6 +90,8 @@ def add(
         name,
         urls,
         keys=keys,
+        tuf_root=tuf_root,
+        mirrorlist=mirrorlist,
         trust=trust,
         repositories=_by_id(repositories),
         archives=archives,
@@ -128,9 +144,15 @@ def _by_id(texts: tuple[str, ...]) -> dict[str, list[str]]:
 def _show(console: Console, remote: Remote) -> None:
     console.result(f"{remote.name}: trust {remote.trust}")
     for fingerprint in remote.fingerprints:
-        console.result(f"  key {fingerprint}")
+        console.result(f"  GPG key {fingerprint}")
+    if (root := remote.root) is not None:
+        console.result(f"  TUF root {root.version}, SHA-256 {root.digest}")
+        for key in root.keys:
+            console.result(f"    {root.threshold} of {len(root.keys)} keys: {key}")
     for url in remote.urls:
         console.result(f"  {url}")
+    if remote.mirrorlist:
+        console.result(f"  mirrors by {remote.mirrorlist}")
     for key, urls in sorted(remote.repositories.items()):
         for url in urls:
             console.result(f"  {key}: {url}")
@@ -144,7 +166,19 @@ def _document(remote: Remote) -> dict[str, object]:
         "trust": remote.trust,
         "fingerprints": list(remote.fingerprints),
         "keyring": str(remote.keyring) if remote.keyring else None,
+        "tuf_root": _root_document(remote.root) if remote.root else None,
         "urls": list(remote.urls),
+        "mirrorlist": remote.mirrorlist or None,
         "archives": list(remote.archives),
         "repositories": {key: list(urls) for key, urls in remote.repositories.items()},
+    }
+
+
+def _root_document(root: PinnedRoot) -> dict[str, object]:
+    return {
+        "version": root.version,
+        "sha256": str(root.digest),
+        "threshold": root.threshold,
+        "keys": list(root.keys),
+        "expires": root.expires.isoformat(),
     }

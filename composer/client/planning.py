@@ -11,6 +11,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from composer.checksum import ContentDigest, ObjectChecksum
+from composer.client.acceptance import NO_WAIVERS, Waivers
+from composer.client.mirrors import with_listed_mirrors
 from composer.client.pull import Found, look, staging_bytes
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
@@ -107,6 +109,7 @@ def plan_pull(
     choices: Choices = DEFAULT_CHOICES,
     sources: Sources = DEFAULT_SOURCES,
     probe: bool = False,
+    waivers: Waivers = NO_WAIVERS,
     report: Report = silent,
     workers: int = 2,
     question: str = "",
@@ -119,6 +122,7 @@ def plan_pull(
     NotFound for a question about what the commit has not.
     """
     traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
+    remote = with_listed_mirrors(remote, traffic)
     with (
         closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher,
         SeedTrees(sources.seeds, report) as seeds,
@@ -132,10 +136,11 @@ def plan_pull(
             choices=choices,
             at_hand=cache.find,
             seed=seeds if sources.seeds else None,
+            waivers=waivers,
             report=report,
             read_only=True,
         )
-        read = Moved(traffic.bytes(), traffic.requests())
+        read = Moved(traffic.bytes("set"), traffic.requests("set"))
         if found.set is None:
             return _nothing(found, choices.prefer, read)
         jigdo, wanted = found.set

@@ -13,6 +13,15 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from composer.checksum import ContentDigest, ObjectChecksum
+from composer.client.acceptance import (
+    NO_WAIVERS,
+    Waivers,
+    find_newest,
+    is_good_here,
+    require_acceptable,
+    require_newer,
+)
+from composer.client.mirrors import with_listed_mirrors
 from composer.client.remote import Remote
 from composer.client.rpm_cache import RpmCache
 from composer.client.seed import SeedTrees
@@ -30,7 +39,7 @@ from composer.jigdo.container import MAX_INDEX, Check, Index, Kind
 from composer.jigdo.delta.frames import decompress_update
 from composer.jigdo.description import apply_update, parse_update, split_description
 from composer.jigdo.descriptions import Descriptions
-from composer.jigdo.examine import DEFAULT_CHOICES, AtHand, CheckCommit, Choices, Wanted, examine
+from composer.jigdo.examine import DEFAULT_CHOICES, AtHand, Choices, Wanted, examine
 from composer.jigdo.lost import LostPackage
 from composer.jigdo.plan import Plan
 from composer.jigdo.pointer import PointerEntry, UpdatePlace
@@ -41,10 +50,8 @@ from composer.jigdo.tree import tree_frames
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
 from composer.net.packages import WINDOW
-from composer.net.repository import find_entry
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
-from composer.ostree.signature import BadSignature, require_signature
 from composer.progress import Report, Step, silent
 from composer.system.files import remove_tree
 
@@ -91,6 +98,7 @@ def pull(
     version: str = "",
     sources: Sources = DEFAULT_SOURCES,
     replanned: Callable[[Replanned], object] = lambda what: None,
+    waivers: Waivers = NO_WAIVERS,
     report: Report = silent,
     workers: int = 2,
 ) -> PullResult:
@@ -109,6 +117,7 @@ def pull(
     the old one and the repository whole.
     """
     traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
+    remote = with_listed_mirrors(remote, traffic)
     with (
         closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher,
         SeedTrees(sources.seeds, report) as seeds,
@@ -122,6 +131,7 @@ def pull(
             choices=choices,
             at_hand=cache.find,
             seed=seeds if sources.seeds else None,
+            waivers=waivers,
             report=report,
         )
         if found.set is None:
@@ -174,6 +184,7 @@ def look(
     at_hand: AtHand,
     seed: Seed | None,
     version: str = "",
+    waivers: Waivers = NO_WAIVERS,
     report: Report = silent,
     read_only: bool = False,
 ) -> Found:
@@ -182,13 +193,18 @@ def look(
     Nothing is written with ``read_only``, and the same bytes are read.
     """
     report(Step("look", item=remote.urls[0]))
-    entry = find_entry(fetcher, ref, version)
+    entry = find_newest(fetcher, remote, ref, waivers, version=version).entry
     previous = repo.resolve(ref)
-    if previous == entry.commit and _is_good_here(remote, repo, entry.commit):
+    if previous == entry.commit and is_good_here(remote, repo, ref, entry.commit):
         return Found(entry, previous, None)
     jigdo = open_remote_set(fetcher, entry, Descriptions.of(repo), max_memory=choices.max_memory)
     base = previous if previous and not repo.is_partial(previous) else None
-    check = _signature_check(remote, repo)
+
+    def check(frame: CommitFrame) -> None:
+        require_acceptable(remote, repo, ref, frame)
+        if not version:
+            require_newer(repo, previous, frame.commit.timestamp, waivers)
+
     report(Step("read set", item=jigdo.head.version))
     wanted = examine(
         jigdo,
@@ -234,39 +250,6 @@ def _result(
         seeds=len(seeds.places.keys() - seeds.failed),
         seed_bytes=sum(seeds.sought[n].size for n in seeds.places.keys() - seeds.failed),
     )
-
-
-def _is_good_here(remote: Remote, repo: Repository, commit: ObjectChecksum) -> bool:
-    """Tell whether a commit is here whole, and would be accepted from ``remote``.
-
-    Another remote, or another program, may have put an unsigned one under the ref.
-    """
-    if repo.is_partial(commit):
-        return False
-    signatures = repo.detached_metadata(commit)
-    detached = signatures.get_data_as_bytes().get_data() if signatures else None
-    data = repo.metadata("commit", commit)
-    try:
-        _signature_check(remote, repo)(CommitFrame(data, detached or b"", repo.commit(commit)))
-    except BadSignature:
-        return False  # the set may have better ones
-    return True
-
-
-def _signature_check(remote: Remote, repo: Repository) -> CheckCommit:
-    def check(start: CommitFrame) -> None:
-        if remote.trust == "none":
-            return
-        assert remote.keyring is not None
-        require_signature(
-            repo,
-            start.data,
-            start.detached,
-            keyring=remote.keyring,
-            fingerprints=remote.fingerprints,
-        )
-
-    return check
 
 
 def _keep_description(jigdo: JigdoSet, repo: Repository, kept: Descriptions) -> None:

@@ -2,8 +2,9 @@
 
 ``NAME.toml`` in ``remotes.d`` of the system's configuration (/etc/jigdo-composer,
 written by root) or the user's ($XDG_CONFIG_HOME/jigdo-composer; read first), and
-beside it ``NAME.gpg``, the keys that were given, as a binary keyring.  Format:
-docs/remotes.md.  Rule kept here: unsigned is accepted only where ``none`` is written.
+beside it ``NAME.gpg``, the keys that were given, as a binary keyring, and
+``NAME.root.json``, the root of signed statements.  Format: docs/remotes.md.  Rules kept
+here: unsigned is accepted only where ``none`` is written; what was given is demanded.
 """
 
 from __future__ import annotations
@@ -16,22 +17,34 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from composer.errors import CommandFailed, ComposerError, FormatError, NotFound, UsageError
 from composer.net.archive import Archive
-from composer.net.location import Mirrors
+from composer.net.location import Mirrors, parse_base
+from composer.net.statement import PinnedRoot, read_root
+from composer.net.trust_store import TrustStore, forget
 from composer.system.command import require_program, run
 from composer.system.files import write_bytes
 
 SYSTEM = Path("/etc/jigdo-composer")
+STATE = Path("/var/lib/jigdo-composer/trust")
+_ROOT = ".root.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
 _ID = r"^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}$"
+_DIGEST = r"^[0-9a-f]{64}$"
 _FINGERPRINT = r"^[0-9A-F]{40}([0-9A-F]{24})?$"
 
-Trust = Literal["gpg", "none"]
+Trust = Literal["tuf+gpg", "tuf", "gpg", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +53,10 @@ class Remote:
 
     ``urls`` and the values of ``repositories`` (by repository id) are base URLs,
     best first; ``archives`` URLs or templates (:mod:`composer.net.archive`).
-    ``keyring`` and ``fingerprints`` are empty where ``trust`` is "none".
+    ``mirrorlist`` is the URL of a list of more mirrors of its own repository.
+    ``keyring`` and ``fingerprints`` are empty where ``trust`` is without "gpg", ``root``
+    where it is without "tuf".  What has been seen of signed statements is kept below
+    ``state``.
     """
 
     name: str
@@ -50,6 +66,14 @@ class Remote:
     fingerprints: tuple[str, ...] = ()
     repositories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     archives: tuple[str, ...] = ()
+    mirrorlist: str = ""
+    root: PinnedRoot | None = None
+    state: Path = Path()
+
+    def store(self) -> TrustStore:
+        """What has been seen of this remote's signed statements."""
+        assert self.root is not None
+        return TrustStore(self.state, self.name, self.root.data)
 
     def mirrors_for(self, repository: str) -> tuple[str, ...]:
         """Base URLs of a repository id; the remote's own for "" and ids it does not name."""
@@ -61,10 +85,12 @@ class _Document(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    urls: Annotated[list[str], Field(min_length=1)]
+    urls: list[str]
     trust: Trust
     fingerprints: list[Annotated[str, Field(pattern=_FINGERPRINT)]] = []
     archives: list[str] = []
+    mirrorlist: str | None = None
+    tuf_root: Annotated[str, Field(pattern=_DIGEST)] | None = None
     repositories: dict[
         Annotated[str, Field(pattern=_ID)], Annotated[list[str], Field(min_length=1)]
     ] = {}
@@ -72,12 +98,26 @@ class _Document(BaseModel):
     @field_validator("urls")
     @classmethod
     def _urls(cls, urls: list[str]) -> list[str]:
-        return list(Mirrors.parse(*urls).bases)
+        return list(Mirrors.parse(*urls).bases) if urls else []
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if not self.urls and not self.mirrorlist:
+            raise ValueError("urls: at least one is needed, or a mirrorlist")
+        return self
 
     @field_validator("archives")
     @classmethod
     def _archives(cls, archives: list[str]) -> list[str]:
         return list(dict.fromkeys(str(Archive.parse(text)) for text in archives))
+
+    @field_validator("mirrorlist")
+    @classmethod
+    def _mirrorlist(cls, url: str | None) -> str | None:
+        # The query after a "?" is what lists are asked by.
+        if url is not None:
+            parse_base(url.partition("?")[0])
+        return url
 
     @field_validator("repositories")
     @classmethod
@@ -86,10 +126,14 @@ class _Document(BaseModel):
 
     def to_toml(self) -> str:
         lines = [f"urls = {_strings(self.urls)}", f"trust = {json.dumps(self.trust)}"]
+        if self.mirrorlist:
+            lines.append(f"mirrorlist = {json.dumps(self.mirrorlist)}")
         if self.fingerprints:
             lines.append(f"fingerprints = {_strings(self.fingerprints)}")
         if self.archives:
             lines.append(f"archives = {_strings(self.archives)}")
+        if self.tuf_root:
+            lines.append(f"tuf_root = {json.dumps(self.tuf_root)}")
         if self.repositories:
             lines += ["", "[repositories]"]
             pairs = sorted(self.repositories.items())
@@ -107,16 +151,19 @@ def add_remote(
     urls: Sequence[str],
     *,
     keys: Sequence[Path] = (),
+    tuf_root: Path | None = None,
     trust: Trust | None = None,
     repositories: Mapping[str, Sequence[str]] | None = None,
     archives: Sequence[str] = (),
+    mirrorlist: str | None = None,
     config_dir: Path | None = None,
     replace: bool = False,
 ) -> Remote:
-    """Write a remote and pin the GPG keys in the files ``keys``.
+    """Write a remote and pin the GPG keys in the files ``keys`` and the root ``tuf_root``.
 
-    ``urls``, ``archives`` and ``repositories`` may name existing directories too.  Raises
-    UsageError for a wrong value, a name that is taken, and for neither keys nor trust "none".
+    ``urls``, ``archives`` and ``repositories`` may name existing directories too.
+    ``trust`` is what was given, all of it, by default.  Raises UsageError for a wrong
+    value, a name that is taken, and for nothing to trust but no "none".
     """
     directory = writable_place(config_dir)
     _check_name(name)
@@ -125,24 +172,31 @@ def add_remote(
         raise UsageError(
             f"remote {name} exists already", hint="--replace writes it anew, with all it needs"
         )
-    ring, fingerprints = _pin(_required_keys(name, keys, trust))
+    chosen = _chosen(name, trust, gpg=bool(keys), tuf=tuf_root is not None)
+    ring, fingerprints = _pin(keys)
+    root = read_root(tuf_root) if tuf_root else None
     document = _validated(
         {
             "urls": [as_url(url) for url in urls],
-            "trust": "gpg" if keys else "none",
+            "mirrorlist": mirrorlist,
+            "trust": chosen,
             "fingerprints": list(fingerprints),
             "archives": [as_url(text) for text in archives],
+            "tuf_root": str(root.digest) if root else None,
             "repositories": {
                 key: [as_url(url) for url in more] for key, more in (repositories or {}).items()
             },
         },
         lambda problem: UsageError(f"remote {name}: {problem}"),
     )
-    if ring:
-        write_bytes(directory / f"{name}.gpg", ring)
+    pinned = {".gpg": ring, _ROOT: root.data if root else b""}
+    for suffix, data in pinned.items():
+        if data:
+            write_bytes(directory / f"{name}{suffix}", data)
     write_bytes(path, document.to_toml().encode())
-    if not ring:
-        (directory / f"{name}.gpg").unlink(missing_ok=True)
+    for suffix, data in pinned.items():
+        if not data:
+            (directory / f"{name}{suffix}").unlink(missing_ok=True)
     return load_remote(path)
 
 
@@ -154,17 +208,33 @@ def _check_name(name: str) -> None:
         )
 
 
-def _required_keys(name: str, keys: Sequence[Path], trust: Trust | None) -> Sequence[Path]:
-    if keys and trust == "none":
-        raise UsageError(f"remote {name}: --gpg-key and --trust none contradict each other")
-    if not keys and trust != "none":
+def _chosen(name: str, trust: Trust | None, *, gpg: bool, tuf: bool) -> Trust:
+    """The policy: all that was given, or what is wanted of it."""
+    given = {(True, True): "tuf+gpg", (True, False): "tuf", (False, True): "gpg"}.get((tuf, gpg))
+    if trust == "none" and given:
+        raise UsageError(
+            f"remote {name}: --trust none contradicts --gpg-key and --tuf-root",
+            hint="leave out one or the other",
+        )
+    wanted = trust or given
+    if wanted is None:
         raise UsageError(
             f"remote {name}: nothing says whom to trust",
             details=["without a key, any mirror could send any system"],
-            hint="give the publisher's key with --gpg-key FILE, "
+            hint="give the publisher's root with --tuf-root FILE or key with --gpg-key FILE, "
             "or accept unsigned commits with --trust none",
         )
-    return keys
+    lacking = [
+        option
+        for word, there, option in (("tuf", tuf, "--tuf-root FILE"), ("gpg", gpg, "--gpg-key FILE"))
+        if word in wanted and not there
+    ]
+    if lacking:
+        raise UsageError(
+            f"remote {name}: --trust {wanted} needs {' and '.join(lacking)}",
+            hint="the publisher has them; without --trust, what is given is demanded",
+        )
+    return wanted  # type: ignore[return-value]
 
 
 def as_url(text: str) -> str:
@@ -243,6 +313,8 @@ def remove_remote(name: str, config_dir: Path | None = None) -> Path:
     path = _path_of(name, config_dir)
     path.unlink()
     path.with_suffix(".gpg").unlink(missing_ok=True)
+    path.with_suffix(_ROOT).unlink(missing_ok=True)
+    forget(_state_of(path), name)
     return path
 
 
@@ -266,10 +338,10 @@ def load_remote(path: Path) -> Remote:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FormatError(f"{path}: {error}") from None
     document = _validated(values, lambda problem: FormatError(f"{path}: {problem}"))
-    keyring = path.with_suffix(".gpg") if document.trust == "gpg" else None
+    keyring = path.with_suffix(".gpg") if "gpg" in document.trust else None
     if keyring is not None and not (keyring.is_file() and document.fingerprints):
         raise FormatError(
-            f"{path}: trust is gpg, but there is no key",
+            f"{path}: trust is {document.trust}, but there is no key",
             details=[f"expected {keyring}, and its fingerprints in {path.name}"],
             hint="write it anew: jigdo-composer remote add --replace --gpg-key FILE",
         )
@@ -281,7 +353,33 @@ def load_remote(path: Path) -> Remote:
         fingerprints=tuple(document.fingerprints),
         repositories={key: tuple(urls) for key, urls in document.repositories.items()},
         archives=tuple(document.archives),
+        mirrorlist=document.mirrorlist or "",
+        root=_pinned_root(path, document) if "tuf" in document.trust else None,
+        state=_state_of(path),
     )
+
+
+def _pinned_root(path: Path, document: _Document) -> PinnedRoot:
+    place = path.with_suffix(_ROOT)
+    root = read_root(place) if place.is_file() else None
+    if root is None or str(root.digest) != document.tuf_root:
+        raise FormatError(
+            f"{path}: trust is {document.trust}, but there is no root",
+            details=[f"expected {place}, with the SHA-256 that is tuf_root in {path.name}"],
+            hint="write it anew: jigdo-composer remote add --replace --tuf-root FILE",
+        )
+    return root
+
+
+def _state_of(path: Path) -> Path:
+    """Where is kept what was seen of the remotes that are beside ``path``."""
+    root = path.parent.parent
+    if root not in (SYSTEM, _user_configuration()):
+        return root / "state"
+    if os.geteuid() == 0:
+        return STATE
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(base) / "jigdo-composer" / "trust"
 
 
 def _validated(values: Mapping[str, object], explain: Callable[[str], ComposerError]) -> _Document:

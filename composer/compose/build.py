@@ -120,6 +120,7 @@ def build(
             repo_metadata=treefile.repo_metadata,
             advisories_metadata=treefile.advisories_metadata,
             added=treefile.add_commit_metadata,
+            ref=treefile.ref,
             container_cmd=treefile.container_cmd,
         ),
         cache=DigestCache(Path(wanted.digests)) if wanted.digests else None,

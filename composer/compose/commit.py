@@ -79,7 +79,8 @@ class CommitRequest:
     """What is said about a tree when it is committed.
 
     ``repo_metadata`` and ``advisories_metadata`` are one of INLINE, DETACHED and DISABLED;
-    ``added`` are JSON values for the metadata.
+    ``added`` are JSON values for the metadata.  Clients refuse the commit under another
+    ``ref``.
     With ``label_version`` 1, /usr/etc is labelled as the /etc that it becomes.
     """
 
@@ -98,6 +99,7 @@ class CommitRequest:
     added: Mapping[str, object] = field(default_factory=dict)
     container_cmd: Sequence[str] = ()
     signatures: Signatures = field(default_factory=dict)
+    ref: str = ""
 
 
 def previous(repository: Repository, ref: str) -> Previous:
@@ -206,6 +208,8 @@ def _metadata(request: CommitRequest) -> tuple[dict[str, Any], dict[str, Any]]:
     values[INPUT_DIGEST] = GLib.Variant("s", request.input_digest)
     if request.version:
         values["version"] = GLib.Variant("s", request.version)
+    if request.ref:
+        values["ostree.ref-binding"] = GLib.Variant("as", [request.ref])
     if request.container_cmd:
         values["ostree.container-cmd"] = GLib.Variant("as", list(request.container_cmd))
     if request.kernel:

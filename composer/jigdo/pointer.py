@@ -7,7 +7,7 @@ bytes in, frozen values out, and back.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
@@ -136,7 +136,7 @@ def _version_key(entry: PointerEntry) -> tuple[str, int, ObjectChecksum]:
 
 
 def _dump(entries: Sequence[PointerEntry]) -> bytes:
-    document = {"format": _FORMAT, "refs": [_dump_entry(entry) for entry in entries]}
+    document = {"format": _FORMAT, "refs": [dump_entry(entry) for entry in entries]}
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode() + b"\n"
 
@@ -256,7 +256,18 @@ def _checked_updates(entry: _Entry) -> tuple[UpdatePlace, ...]:
     )
 
 
-def _dump_entry(entry: PointerEntry) -> Mapping[str, Any]:
+def parse_entry(document: object) -> PointerEntry:
+    """Check the JSON object of one entry; raises FormatError that says where."""
+    try:
+        return _checked(_Entry.model_validate(document))
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise FormatError(f"entry: {where}: {problem['msg']}", hint=_HINT) from None
+
+
+def dump_entry(entry: PointerEntry) -> dict[str, Any]:
+    """Return the JSON object of one entry, as it is in a pointer."""
     updates = [
         {
             "from": str(update.base),

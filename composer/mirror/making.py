@@ -22,9 +22,11 @@ from composer.jigdo.local import require_pkgid
 from composer.jigdo.manifest import Head
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import JigdoSet, open_file
+from composer.mirror.keys import KeyDirectory
 from composer.mirror.others import Described, find_commit, listed_packages, neighbours
 from composer.mirror.publish import describe_set, publish_set
 from composer.mirror.set_rpm import About, build_set_rpm, locate_jigdo, sign_rpm
+from composer.mirror.trust import require_begun
 from composer.ostree.digests import DIGESTS, DigestCache
 from composer.ostree.repo import Repository
 from composer.ostree.signature import is_signed
@@ -65,7 +67,8 @@ class SetRequest:
     """What set to make.
 
     ``output`` is the rpm-md repository that gets it (made if it is not there);
-    ``revision`` a version of the ref that is not its newest.
+    ``revision`` a version of the ref that is not its newest.  Where the repository has
+    signed statements, ``tuf_keys`` sign what is newest.
     """
 
     ref: str
@@ -78,6 +81,7 @@ class SetRequest:
     gpg_homedir: Path | None = None
     deltas: DeltaChoice = DeltaChoice()
     keeping: Keeping = Keeping()
+    tuf_keys: KeyDirectory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,8 @@ def make_set(
     commit = find_commit(repo, request.ref, request.revision)
     retained = named(packages, request.keeping.retain)
     full = {package.ref.pkgid for package in named(packages, request.keeping.full)}
+    if request.tuf_keys:
+        require_begun(request.output, request.tuf_keys)
     request.cachedir.mkdir(parents=True, exist_ok=True)
     # Not in the output: createrepo_c would find the RPM while it is being made.
     with tempfile.TemporaryDirectory(prefix="set-", dir=request.cachedir) as directory:
@@ -173,7 +179,13 @@ def make_set(
         )
         newest = commit == repo.resolve(request.ref)
         entry = publish_set(
-            rpm, entry, request.output, packages=packages, retained=retained, newest=newest
+            rpm,
+            entry,
+            request.output,
+            packages=packages,
+            retained=retained,
+            newest=newest,
+            keys=request.tuf_keys,
         )
         described.keep(open_file(plain))
     undescribed = tuple(sorted(set(bases) - set(descriptions)))

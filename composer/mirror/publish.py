@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +36,9 @@ from composer.jigdo.pointer import (
     parse_pointer,
     parse_versions,
 )
+from composer.mirror.keys import KeyDirectory
 from composer.mirror.set_rpm import locate_jigdo, set_identity
+from composer.mirror.trust import open_ledger, refresh
 from composer.rpm.package import LOCAL_DIRECTORY, retained_location
 from composer.rpm.rpmmd import REPOMD, Record, Repomd, parse_repomd, unpack_small
 from composer.system.command import require_program, run
@@ -88,13 +91,15 @@ def publish_set(
     packages: Sequence[LocalPackage] = (),
     retained: Sequence[LocalPackage] = (),
     newest: bool = True,
+    keys: KeyDirectory | None = None,
 ) -> PointerEntry:
     """Put a set's RPM into the rpm-md repository at ``repository``, made if it is none.
 
     It becomes the newest of its ref, or without ``newest`` one of its other versions, unless
     it is of the newest's commit or the first of its ref.  Of ``packages``, the set's, those
     that came from no repository are put there too, and ``retained`` ones where clients look
-    for what their repositories have no more.  Returns ``entry`` as published: where
+    for what their repositories have no more.  With ``keys``, the repository's signed
+    statements say what is newest too.  Returns ``entry`` as published: where
     another RPM of this name lies already, clients may be reading it, so the new one gets a
     name of its own.  Raises ChecksumMismatch when the RPM is not the one ``entry`` describes.
     """
@@ -102,7 +107,7 @@ def publish_set(
     if (actual := _digest(set_rpm)) != entry.pkgid:
         raise ChecksumMismatch(what=str(set_rpm), expected=str(entry.pkgid), actual=str(actual))
     repository.mkdir(parents=True, exist_ok=True)
-    with _alone(repository):
+    with alone(repository):
         entry = _with_free_location(entry, repository)
         for package in packages:
             if is_ours(package):
@@ -125,12 +130,19 @@ def publish_set(
             _add_lists(new, after, revision)
             _keep_others(repository, new)
             _switch(new, repository, old)
+        if keys is not None:
+            refresh(open_ledger(repository), after.pointer, keys, now=datetime.now(UTC))
     return entry
+
+
+def current_pointer(repository: Path) -> Pointer:
+    """Return the pointer that the repository has; an empty one where it has none."""
+    return _read_lists(repository, _read_repomd(repository)).pointer
 
 
 def published(repository: Path, ref: str, commit: str) -> PointerEntry | None:
     """Return the pointer's entry that names ``commit`` as the newest of ``ref``, if one does."""
-    entry = _read_lists(repository, _read_repomd(repository)).pointer.get(ref)
+    entry = current_pointer(repository).get(ref)
     return entry if entry is not None and str(entry.commit) == commit else None
 
 
@@ -181,7 +193,7 @@ def _outdated(repository: Path, lists: _Lists) -> set[str]:
 
 
 @contextmanager
-def _alone(repository: Path) -> Iterator[None]:
+def alone(repository: Path) -> Iterator[None]:
     """Wait until no other process publishes there."""
     with (repository / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

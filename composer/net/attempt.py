@@ -40,7 +40,8 @@ class Attempt:
     """One request of a job to the mirror at ``base``; ``received`` counts body bytes."""
 
     def __init__(self, job: Job, base: str) -> None:
-        self.job, self.base, self.url = job, base, base + safe_location(job.location)
+        self.job, self.base = job, base
+        self.url = base + safe_location(job.location) if job.location else base
         self.body = Body(job.span.after(job.done), job.what)
         self.received = 0
         self._headers: dict[str, str] = {}

@@ -124,6 +124,13 @@ class Fetcher:
         self._one(self._job(location, Span(0, limit, exact=False), sink, kind))
         return sink.take()
 
+    def fetch_whole(self, *, limit: int, check: Check | None = None) -> bytes:
+        """Return the file, of at most ``limit`` bytes, that the base URLs name themselves."""
+        sink = _Memory(check)
+        span = Span(0, limit, exact=False)
+        self._one(Job(str(self.mirrors), "", self.mirrors, self.kind, span, sink))
+        return sink.take()
+
     def _job(self, location: str, span: Span, sink: Sink, kind: str | None) -> Job:
         return Job(location, location, self.mirrors, kind or self.kind, span, sink)
 

@@ -18,6 +18,7 @@ from unittest.mock import patch
 import pytest
 
 from composer.cli.main import main
+from tests.attacks import said
 from tests.client.published import MINIMAL, Published, fsck
 from tests.commands import Done, jigdo, ostree
 from tests.net.lying_mirror import Request
@@ -102,6 +103,7 @@ class Client:
         done = self.run(ref, own_process=own_process)
         assert done.status == status, f"status {done.status}\n{done.err}"
         check_message(done.err, *words)
+        said(next(line for line in done.err.splitlines() if not line.startswith("{")))
         assert done.out == ""
         self.require_unchanged(before, ref)
         return done
@@ -119,6 +121,7 @@ class Client:
         assert done.status == 0, done.err
         assert done.document["commit"] == self.published.commit(ref, generation)
         assert self.head(ref) == done.document["commit"]
+        said(f"{ref} is at {done.document['version'] or done.document['commit']}")
         fsck(self.repo)
         return done.document
 

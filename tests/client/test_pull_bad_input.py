@@ -153,6 +153,7 @@ def _named(lies: Sequence[Lie]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("lie", lies, ids=[lie.name for lie in lies])
 
 
+@pytest.mark.attack("lies about bytes", "of a package")
 @_named(_PACKAGE_LIES)
 def test_bad_package_is_refused(lie: Lie, site: Site, updatable: Client) -> None:
     lie.tell(site)
@@ -162,6 +163,7 @@ def test_bad_package_is_refused(lie: Lie, site: Site, updatable: Client) -> None
     updatable.completes()
 
 
+@pytest.mark.attack("lies about bytes", "of a set, in answers to ranges")
 @_named(_SET_LIES)
 def test_bad_set_is_refused(lie: Lie, site: Site, updatable: Client) -> None:
     lie.tell(site)
@@ -172,6 +174,7 @@ def test_bad_set_is_refused(lie: Lie, site: Site, updatable: Client) -> None:
     updatable.completes()
 
 
+@pytest.mark.attack("lies about bytes", "of repomd.xml or the pointer")
 @_named(_DOCUMENT_LIES)
 def test_bad_document_is_refused(lie: Lie, site: Site, updatable: Client) -> None:
     lie.tell(site)
@@ -196,6 +199,7 @@ _REPOMDS = {
 }
 
 
+@pytest.mark.attack("hostile XML", "serves another repomd.xml")
 @pytest.mark.parametrize("name", _REPOMDS)
 def test_bad_repomd_is_refused(name: str, site: Site, updatable: Client) -> None:
     data, words = _REPOMDS[name]
@@ -278,6 +282,7 @@ _POINTERS: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+@pytest.mark.attack("wrong pointer", "serves a pointer that is wrong")
 @pytest.mark.parametrize("name", _POINTERS)
 def test_wrong_pointer_is_refused(name: str, site: Site, updatable: Client) -> None:
     edit, words = _POINTERS[name]
@@ -290,6 +295,7 @@ def test_wrong_pointer_is_refused(name: str, site: Site, updatable: Client) -> N
     updatable.completes()
 
 
+@pytest.mark.attack("endless data", "serves a pointer that unpacks to very much")
 @pytest.mark.parametrize("open_size", [None, 1000], ids=["declared", "undeclared"])
 def test_pointer_that_unpacks_to_very_much_is_refused(
     open_size: int | None, site: Site, updatable: Client
@@ -315,6 +321,7 @@ def impostor(tmp_path: Path) -> Path:
     return rpm
 
 
+@pytest.mark.attack("arbitrary software", "serves another package of the same name")
 @pytest.mark.parametrize("indexed", [False, True], ids=["silently", "with rpm-md of it"])
 def test_same_nevra_with_another_payload_is_refused(
     indexed: bool, site: Site, updatable: Client, impostor: Path
@@ -331,6 +338,7 @@ def test_same_nevra_with_another_payload_is_refused(
     updatable.completes()
 
 
+@pytest.mark.attack("arbitrary software", "serves another package of the same name and size")
 def test_same_nevra_of_the_same_size_is_refused(site: Site, updatable: Client) -> None:
     path = site.directory / site.paint
     good = path.read_bytes()
@@ -537,6 +545,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("composer.net.connections.Limits", lambda: limits)
 
 
+@pytest.mark.attack("slow retrieval", "sends nothing more")
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("what", ["repomd", "set", "package"])
 def test_mirror_that_stalls_is_given_up(what: str, site: Site, updatable: Client) -> None:

@@ -146,6 +146,7 @@ _FORGERIES = [
 ]
 
 
+@pytest.mark.attack("arbitrary software", "without TUF: serves a commit whose GPG signature is bad")
 @pytest.mark.parametrize(
     ("forgery", "words"), _FORGERIES, ids=[f.__name__[1:] for f, _ in _FORGERIES]
 )
@@ -182,6 +183,7 @@ def test_expired_key_is_refused_also_when_it_is_pinned(
     updatable.refused("expired", status=3)
 
 
+@pytest.mark.attack("arbitrary software", "signs with a key that is trusted for other things")
 def test_keys_that_ostree_has_in_the_repository_do_not_count(
     forge: Forge, updatable: Client
 ) -> None:
@@ -192,6 +194,7 @@ def test_keys_that_ostree_has_in_the_repository_do_not_count(
     updatable.refused("not one of the remote's keys", status=3)
 
 
+@pytest.mark.attack("arbitrary software", "signs with the key of another remote")
 def test_key_of_another_remote_does_not_count(forge: Forge, updatable: Client) -> None:
     _signed_by_a_stranger(forge)
     mirror = forge.publish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import stat
 import subprocess
@@ -22,7 +23,9 @@ from composer.client.remote import (
     remove_remote,
     writable_place,
 )
-from composer.errors import FormatError, NotFound, UsageError
+from composer.errors import FormatError, NotFound, UsageError, VerificationFailed
+from composer.net.statement import Untrusted
+from tests.trust.scene import Publisher
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +223,8 @@ def test_command_adds_lists_and_removes(tmp_path: Path, keys: tuple[Path, Path, 
         "trust": "gpg",
         "fingerprints": [keys[2]],
         "keyring": str(tmp_path / "remotes.d/os.gpg"),
+        "tuf_root": None,
+        "mirrorlist": None,
         "urls": ["http://a/"],
         "archives": [],
         "repositories": {"u": ["http://u/"]},
@@ -246,3 +251,79 @@ def test_archives_are_kept_checked_and_shown(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("{file}", "{source}"))
     with pytest.raises(FormatError, match=r"os.toml: archives: .*no field \{source\}"):
         load_remote(path)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A publisher's root of signed statements."""
+    return Publisher(tmp_path_factory.mktemp("publisher") / "p").root
+
+
+_Keys = tuple[Path, Path, str, str]
+
+
+def test_all_that_was_given_is_demanded(tmp_path: Path, keys: _Keys, root: Path) -> None:
+    url, directory = ["http://a"], tmp_path / "remotes.d"
+    added = add_remote("both", url, keys=[keys[0]], tuf_root=root, config_dir=tmp_path)
+    assert added.trust == "tuf+gpg"
+    assert added.root is not None
+    assert added.root.data == (directory / "both.root.json").read_bytes() == root.read_bytes()
+    assert added.keyring == directory / "both.gpg"
+    one = add_remote("one", url, tuf_root=root, config_dir=tmp_path)
+    assert (one.trust, one.keyring) == ("tuf", None)
+    less = add_remote("less", url, keys=[keys[0]], tuf_root=root, trust="gpg", config_dir=tmp_path)
+    assert (less.trust, less.root) == ("gpg", None)
+
+
+@pytest.mark.parametrize("trust", ["tuf", "gpg", "tuf+gpg"])
+def test_what_is_demanded_must_be_given(tmp_path: Path, trust: Any) -> None:
+    with pytest.raises(UsageError, match="needs --") as refusal:
+        add_remote("os", ["http://a"], trust=trust, config_dir=tmp_path)
+    assert ("--tuf-root" in refusal.value.message) == ("tuf" in trust)
+    assert ("--gpg-key" in refusal.value.message) == ("gpg" in trust)
+    assert not list_remotes(tmp_path)
+
+
+def test_root_beside_none_is_contradictory(tmp_path: Path, root: Path) -> None:
+    with pytest.raises(UsageError, match="contradicts"):
+        add_remote("os", ["http://a"], tuf_root=root, trust="none", config_dir=tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["gone", "another", "unreadable"])
+def test_root_that_was_not_pinned_is_an_error_and_not_trust(
+    tmp_path: Path, root: Path, damage: str
+) -> None:
+    add_remote("os", ["http://a"], tuf_root=root, config_dir=tmp_path)
+    path = tmp_path / "remotes.d/os.root.json"
+    if damage == "gone":
+        path.unlink()
+    elif damage == "another":
+        path.write_bytes(Publisher(tmp_path / "other").root.read_bytes())
+    else:
+        path.write_text("{}")
+    with pytest.raises(FormatError if damage != "unreadable" else Untrusted, match="os"):
+        find_remote("os", tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"x" * 70_000], ids=["empty", "none", "long"])
+def test_file_that_is_no_root_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "root.json").write_bytes(data)
+    with pytest.raises(VerificationFailed, match=r"root\.json"):
+        add_remote("os", ["http://a"], tuf_root=tmp_path / "root.json", config_dir=tmp_path)
+    assert not list_remotes(tmp_path)
+
+
+def test_root_that_does_not_sign_itself_is_refused(tmp_path: Path, root: Path) -> None:
+    document = json.loads(root.read_bytes())
+    document["signed"]["expires"] = "2099-01-01T00:00:00Z"
+    (tmp_path / "root.json").write_text(json.dumps(document))
+    with pytest.raises(Untrusted, match="not signed by enough"):
+        add_remote("os", ["http://a"], tuf_root=tmp_path / "root.json", config_dir=tmp_path)
+
+
+def test_fingerprints_of_the_root_are_shown(tmp_path: Path, root: Path) -> None:
+    shown = _run("add", "os", "http://a", "--tuf-root", str(root), config=tmp_path).stdout
+    assert f"TUF root 1, SHA-256 {hashlib.sha256(root.read_bytes()).hexdigest()}" in shown
+    [listed] = _json(_run("list", "--json", config=tmp_path))
+    [key] = listed["tuf_root"]["keys"]
+    assert f"1 of 1 keys: {key}" in shown

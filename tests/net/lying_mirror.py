@@ -49,6 +49,7 @@ class _Lies:
     html: set[str] = field(default_factory=set)
     failing: dict[str, list[int]] = field(default_factory=dict)
     endless: set[str] = field(default_factory=set)
+    trickling: dict[str, float] = field(default_factory=dict)
     ranges_ignored: bool = False
     content_range_shift: int = 0
     stall_after: int | None = None
@@ -160,6 +161,10 @@ class LyingMirror:
         """Serve ``path`` in chunks, without a length, and never end it."""
         self._lies.endless.add(path)
 
+    def trickle(self, path: str, seconds: float) -> None:
+        """Serve ``path`` byte by byte, with a pause after each."""
+        self._lies.trickling[path] = seconds
+
     def _begin(self, request: Request) -> int:
         with self._quiet:
             self._log.append(request)
@@ -171,6 +176,11 @@ class LyingMirror:
             self._log[number] = request
             self._answering -= 1
             self._quiet.notify_all()
+
+    def _pause(self, out: Any, path: str) -> None:
+        if path in self._lies.trickling:
+            out.flush()
+            self._closing.wait(self._lies.trickling[path])
 
     def _stall(self) -> None:
         with self._quiet:
@@ -247,6 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
             for piece in answer.body() if with_body else ():
                 self.wfile.write(piece)
                 sent += len(piece)
+                mirror._pause(self.wfile, path)
             self.wfile.flush()
             if answer.stalls:
                 mirror._log[number] = self._request(path, answer, sent)
@@ -331,7 +342,8 @@ def _pieces(lies: _Lies, path: str, file: Path, first: int, end: int) -> Iterato
     with file.open("rb") as stream:
         stream.seek(first)
         while first < end:
-            piece = bytearray(stream.read(min(_PIECE, end - first)))
+            size = 1 if path in lies.trickling else _PIECE
+            piece = bytearray(stream.read(min(size, end - first)))
             for offset in lies.flipped.get(path, []):
                 if first <= offset < first + len(piece):
                     piece[offset - first] ^= 1

@@ -1,0 +1,142 @@
+"""Whether a commit is acceptable: what its remote demands, and nothing older than what is here.
+
+Rules kept here: what is not signed as the remote demands is refused; a commit that says
+which refs it is for is refused under another; an older commit does not take the place of
+a newer one unless a person says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from composer.checksum import ObjectChecksum
+from composer.client.remote import Remote
+from composer.errors import NotFound, VerificationFailed
+from composer.jigdo.pointer import PointerEntry
+from composer.net.fetch import Fetcher
+from composer.net.repository import find_entry
+from composer.net.trust import Statement, find_signed_entry
+from composer.ostree.repo import Repository
+from composer.ostree.signature import BadSignature, require_signature
+
+if TYPE_CHECKING:
+    from composer.jigdo.reader import CommitFrame
+
+_BINDING = "ostree.ref-binding"
+
+
+class Downgrade(VerificationFailed):
+    """A commit that is older than the one it would replace."""
+
+
+class WrongRef(VerificationFailed):
+    """A commit that was made for another ref."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waivers:
+    """What a person lets pass, this once."""
+
+    downgrade: bool = False
+    expiry: bool = False
+
+
+NO_WAIVERS = Waivers()
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """What a remote says is newest; ``statement`` is None where that is not signed."""
+
+    entry: PointerEntry
+    statement: Statement | None = None
+
+
+def find_newest(
+    fetcher: Fetcher,
+    remote: Remote,
+    ref: str,
+    waivers: Waivers = NO_WAIVERS,
+    *,
+    version: str = "",
+) -> Newest:
+    """The newest set of ``ref`` by the remote's signed statements, or by its pointer without.
+
+    With ``version``, the set of that version, or commit.  Raises NotFound for one that is
+    not the newest where statements are demanded: they are about the newest alone.
+    """
+    if remote.root is None:
+        return Newest(find_entry(fetcher, ref, version))
+    statement = find_signed_entry(
+        fetcher.mirrors,
+        ref,
+        remote.store(),
+        ignore_expiry=waivers.expiry,
+        traffic=fetcher.traffic,
+    )
+    entry = statement.entry
+    if version not in ("", entry.version, str(entry.commit)):
+        raise NotFound(
+            f"{ref}: the publisher signs for {entry.version} alone, not for {version}",
+            hint="`remote add --trust gpg` makes a remote that accepts every signed commit",
+        )
+    return Newest(entry, statement)
+
+
+def is_good_here(remote: Remote, repo: Repository, ref: str, commit: ObjectChecksum) -> bool:
+    """Tell whether a commit is here whole, and would be accepted from ``remote``.
+
+    Another remote, or another program, may have put an unsigned one under the ref.
+    """
+    from composer.jigdo.reader import CommitFrame
+
+    if repo.is_partial(commit):
+        return False
+    signatures = repo.detached_metadata(commit)
+    detached = signatures.get_data_as_bytes().get_data() if signatures else None
+    frame = CommitFrame(repo.metadata("commit", commit), detached or b"", repo.commit(commit))
+    try:
+        require_acceptable(remote, repo, ref, frame)
+    except BadSignature:
+        return False  # the set may have better ones
+    return True
+
+
+def require_acceptable(remote: Remote, repo: Repository, ref: str, frame: CommitFrame) -> None:
+    """Raise BadSignature or WrongRef unless ``remote`` accepts a commit under ``ref``."""
+    if remote.keyring is not None:
+        require_signature(
+            repo,
+            frame.data,
+            frame.detached,
+            keyring=remote.keyring,
+            fingerprints=remote.fingerprints,
+        )
+    bound = frame.commit.metadata.get(_BINDING)
+    if isinstance(bound, list) and ref not in bound:
+        raise WrongRef(
+            f"{ref}: the commit was made for {', '.join(map(str, bound[:20])) or 'no ref'}",
+            hint="the mirror is damaged or lies: try another, or ask the publisher",
+        )
+
+
+def require_newer(
+    repo: Repository, previous: ObjectChecksum | None, timestamp: int, waivers: Waivers
+) -> None:
+    """Raise Downgrade where a commit is older than the one that is here, unless that is waived."""
+    if previous is None or waivers.downgrade or not repo.has("commit", previous):
+        return
+    before = repo.commit(previous).timestamp
+    if timestamp < before:
+        raise Downgrade(
+            f"the remote has a commit of {_day(timestamp)}, older than the one that is here",
+            details=[f"{previous} here is of {_day(before)}"],
+            hint="the mirror is stale, or someone holds this machine back; to go back to the "
+            "older one knowingly: --allow-downgrade",
+        )
+
+
+def _day(timestamp: int) -> str:
+    return f"{datetime.fromtimestamp(timestamp, UTC):%Y-%m-%d %H:%M} UTC"
