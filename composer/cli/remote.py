@@ -22,7 +22,7 @@ def remote() -> None:
 
 @remote.command()
 @click.argument("name")
-@click.argument("urls", nargs=-1, metavar="URL...")
+@click.argument("urls", nargs=-1, metavar="[URL]...")
 @click.option(
     "--mirrorlist",
     metavar="URL",
@@ -84,6 +84,8 @@ def add(
     URLs are http, https or file, or existing directories.  Keys and root are copied and
     pinned; their fingerprints are shown: compare them with what the publisher says.
     """
+    if not urls and not mirrorlist:
+        raise click.UsageError("a URL is needed, or --mirrorlist URL")
     from composer.client.remote import add_remote
 
     added = add_remote(
