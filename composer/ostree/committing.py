@@ -29,7 +29,7 @@ from composer.errors import ComposerError
 from composer.ostree.digests import ContentInfo, DigestCache
 from composer.ostree.objects import Header
 from composer.ostree.repo import INLINE_LIMIT, Repository
-from composer.system.files import explained, remove_tree, sync_directory
+from composer.system.files import explained, remove_tree, removing, sync_directory
 
 _PIECE = 1 << 20
 _CAPABILITY = "security.capability"
@@ -97,10 +97,14 @@ def write_tree(
     writer = _Writer(repo, root, cache, unread)
     try:
         with writer:
-            writer.store(files)
+            known = writer.find(files)
+            with removing(file.path for file in known):
+                writer.store(files)
+                tree, meta = _write_directory(repo, top)
+            # Flushes: what is removed by now need never be on disk.
+            writer.land()
     except OSError as error:
         raise explained(error, Path(error.filename or root)) from error
-    tree, meta = _write_directory(repo, top)
     return Written(tree, meta, len(files), writer.new)
 
 
@@ -180,35 +184,37 @@ class _Writer:
         remove_tree(self._staging)
 
     def store(self, files: Sequence[_File]) -> None:
-        """Store all; sets each file's checksum."""
+        """Make objects of all and set their checksums; :meth:`land` is still to be called."""
         for file in files:
             if file.header.is_symlink:
                 self._look_up_link(file)
             else:
                 self._prepare(file)
-        regular = [file for file in files if not file.header.is_symlink]
-        if self._cache is not None and self._unread is not None:
-            self._find(regular, self._cache, self._unread)
+        regular = [f for f in files if not (f.stored or f.header.is_symlink)]
         workers = len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(workers) as pool:
             # Large batches of small files: what a file costs here is mostly Python.
             list(pool.map(self._take, _batches(regular)))
-        self._land()
         for file in files:
             if not file.stored:
                 self._write(file)
         if self._cache is not None:
             self._cache.remember(dict(_learnt(regular)))
 
-    def _find(self, files: Sequence[_File], cache: DigestCache, unread: Unread) -> None:
-        """Set the checksum of each file whose digest is known, and of which there is an object."""
-        digests = [unread(file.status) for file in files]
-        known = cache.objects(digest for digest in digests if digest is not None)
+    def find(self, files: Sequence[_File]) -> list[_File]:
+        """Return those of which the digest is known and an object there; sets their checksums."""
+        if self._cache is None or self._unread is None:
+            return []
+        digests = [self._unread(file.status) for file in files]
+        known = self._cache.objects(digest for digest in digests if digest is not None)
+        found = []
         for file, digest in zip(files, digests, strict=True):
             if digest is not None:
                 checksum = known.get((digest, file.status.st_size, file.header))
                 if checksum is not None and checksum.hex() in self._present:
                     file.checksum, file.stored = checksum, True
+                    found.append(file)
+        return found
 
     def _prepare(self, file: _File) -> None:
         # GVariants here, for each distinct header, and not in the threads, for each file.
@@ -229,9 +235,6 @@ class _Writer:
 
     def _take(self, files: Sequence[_File]) -> None:
         for file in files:
-            if file.stored:
-                os.unlink(file.path)
-                continue
             descriptor = os.open(file.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 checksum = self._hash(file, descriptor)
@@ -277,7 +280,8 @@ class _Writer:
         # Another file with the same bytes and header may be there: it is the same object.
         os.rename(file.path, self._staging / name)
 
-    def _land(self) -> None:
+    def land(self) -> None:
+        """Give the new objects their names."""
         staged = os.listdir(self._staging)
         self.new += len(staged)
         if not staged:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -92,6 +93,20 @@ def remove_tree(root: Path) -> None:
     if root.is_symlink() or not root.exists():
         return
     shutil.rmtree(root, onerror=make_writable)
+
+
+@contextmanager
+def removing(paths: Iterable[str]) -> Iterator[None]:
+    """Remove files in other processes while the block runs: it is the kernel's work, and slow.
+
+    What cannot be removed is left, without a word.
+    """
+    with tempfile.TemporaryFile() as names:
+        names.writelines(os.fsencode(path) + b"\0" for path in paths)
+        names.seek(0)
+        rm = ["xargs", "-0", "-r", "-n", "1000", "-P", "4", "rm", "-f", "--"]
+        with subprocess.Popen(rm, stdin=names, stderr=subprocess.DEVNULL):
+            yield
 
 
 def _discard(name: str) -> None:
