@@ -160,3 +160,20 @@ def test_check_works_without_signed_statements_too(published: Published, client:
     assert not jigdo(*check, env=client.env, status=77).document["new"]
     client.add_remote(published.root / "mirror2")
     assert jigdo(*check, env=client.env).document["commit"] == published.commit(MINIMAL, 2)
+
+
+def test_older_version_is_not_signed_for(signed: Signed, updatable: Client) -> None:
+    """A person who names it gets it by GPG; signed statements are about the newest alone."""
+    words = ["remote", "add", REMOTE, signed.mirror.url, "--tuf-root", signed.root]
+    jigdo(*words, env=updatable.env)
+    signed.update("--tuf-keys", signed.keys)
+    updatable.completes()
+    old, new = (signed.published.commit(MINIMAL, number) for number in (1, 2))
+    pull = ["pull", f"{REMOTE}:{MINIMAL}@{old}", "--repo", updatable.repo, "--disable-fsync"]
+    done = jigdo(*pull, env=updatable.env, status=1)
+    assert "the publisher signs for" in done.err
+    jigdo("pull", f"{REMOTE}:{MINIMAL}@{new}", *pull[2:], env=updatable.env)
+    words = [*words[:4], "--replace", "--gpg-key", signed.published.key]
+    jigdo(*words, env=updatable.env)
+    jigdo(*pull, env=updatable.env)
+    assert updatable.head() == old
