@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from io import BytesIO
 from itertools import accumulate, pairwise
 from typing import IO, BinaryIO, Protocol, cast
 
@@ -282,7 +283,10 @@ def decompressed(pieces: Iterable[bytes], frame: Frame) -> Iterator[bytes]:
 
 def decompress(data: bytes, frame: Frame) -> bytes:
     """Decompress and prove a whole frame."""
-    return b"".join(decompressed((data,), frame))
+    whole = BytesIO()  # which gives its bytes without a copy, as joining pieces does not
+    for piece in decompressed((data,), frame):
+        whole.write(piece)
+    return whole.getvalue()
 
 
 def unpacked(pieces: Iterable[bytes], codec: Codec, window: int, what: str) -> Iterator[bytes]:

@@ -89,6 +89,11 @@ class Cursor:
     def __init__(self, data: bytes, what: str) -> None:
         self._data, self._what, self._at = data, what, 0
 
+    @property
+    def left(self) -> int:
+        """Bytes that were not read yet."""
+        return len(self._data) - self._at
+
     def fail(self, reason: str) -> FormatError:
         """Return the error that says ``reason`` of what is being read."""
         return FormatError(f"{self._what}: {reason}", hint="the file is damaged or not genuine")

@@ -100,11 +100,18 @@ class JigdoSet:
         """
         wanted = sorted(frames, key=lambda frame: frame.offset)
         here = [frame for frame in wanted if frame.number in self._known]
-        yield from merge(
-            ((frame, self._known[frame.number]) for frame in here),
-            (item for run in _runs(set(wanted) - set(here)) for item in self._read_run(run)),
-            key=lambda item: item[0].offset,
-        )
+        read = self._read_runs(set(wanted) - set(here))
+        if not here:  # merge() would hold the first frame to the end
+            yield from read
+            return
+        known = ((frame, self._known[frame.number]) for frame in here)
+        yield from merge(known, read, key=lambda item: item[0].offset)
+
+    def _read_runs(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bytes]]:
+        for run in _runs(frames):
+            proven = self._read_run(run)[::-1]
+            while proven:
+                yield proven.pop()  # and nothing here holds it while the next run is read
 
     def description(self, frame: Callable[[Frame], bytes | None] | None = None) -> bytes | None:
         """Return the set's bare description (docs/format/jigdo.md section 9).

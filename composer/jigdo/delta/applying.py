@@ -22,7 +22,7 @@ from composer.errors import BoundExceeded, ComposerError, FormatError, NoSpace, 
 from composer.jigdo.container import Frame
 from composer.jigdo.delta import codecs
 from composer.jigdo.delta.columns import Base, FileBase
-from composer.jigdo.delta.frames import split_patches
+from composer.jigdo.delta.frames import FramePatches
 from composer.jigdo.delta.table import COPY, PATCH, REPACK, DeltaContent, DeltaTable
 from composer.jigdo.importing import Target, write_content
 from composer.jigdo.repack import Recipe, opened, repack, unpack
@@ -248,20 +248,25 @@ class _FrameStream:
         }
         self._frames = frames
         self._number = -1
-        self._patches: list[bytes] | FormatError = []
+        self._patches: FramePatches | FormatError = FormatError("no frame was read")
 
     def patch(self, frame: int, place: int) -> bytes:
         """Return one patch; calls must go forwards."""
         while self._number != frame:
+            # Not two frames at a time: the next is decompressed while this one would be held.
+            self._patches = FormatError("no frame was read")
             found, data = next(self._frames)
             self._number = found.number
             try:
-                self._patches = split_patches(data, self._codecs[found.number])
+                self._patches = FramePatches(data, self._codecs[found.number])
             except FormatError as error:
                 self._patches = error  # of this frame's contents, and of no others
         if isinstance(self._patches, FormatError):
             raise _Useless(str(self._patches)) from self._patches
-        return self._patches[place]
+        try:
+            return self._patches[place]
+        except FormatError as error:
+            raise _Useless(str(error)) from error
 
 
 class _Patches:

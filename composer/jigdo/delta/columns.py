@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -350,7 +351,7 @@ def rebased(patch: bytes, offset: int) -> bytes:
 def pool(patches: Sequence[bytes]) -> bytes:
     """Lay patches together, column by column, so that one compressor sees like beside like.
 
-    The inverse is :func:`unpool`.  Measured on a kernel's modules: 2.4% smaller under
+    The inverse is :class:`Pool`.  Measured on a kernel's modules: 2.4% smaller under
     xz than the same patches one after the other.
     """
     parts = [Streams.split(patch) for patch in patches]
@@ -362,13 +363,41 @@ def pool(patches: Sequence[bytes]) -> bytes:
     return b"".join(head)
 
 
-def unpool(data: bytes, count: int) -> list[bytes]:
-    """Return the ``count`` patches that :func:`pool` laid together; raises FormatError."""
-    cursor = Cursor(data, "pool of deltas")
-    # Before anything is made of them: a frame can claim a great many that are empty.
-    if (claimed := cursor.count(least=4)) != count:
-        raise cursor.fail(f"has {claimed} patches instead of {count}")
-    sizes = [cursor.uvarints(count) for _ in range(4)]
-    columns = [[cursor.take(size) for size in column] for column in sizes]
-    cursor.end()
-    return [Streams(*streams).join() for streams in zip(*columns, strict=True)]
+class Pool:
+    """The patches of a pool, cut out of it one at a time."""
+
+    __slots__ = ("_body", "_starts")
+
+    def __init__(self, data: bytes, count: int) -> None:
+        """Take ``count`` patches as :func:`pool` lays them; raises FormatError."""
+        cursor = Cursor(data, "pool of deltas")
+        # Before anything is made of them: a frame can claim a great many that are empty.
+        if (claimed := cursor.count(least=4)) != count:
+            raise cursor.fail(f"has {claimed} patches instead of {count}")
+        sizes = [size for _ in range(4) for size in cursor.uvarints(count)]
+        if sum(sizes) != cursor.left:
+            raise cursor.fail("its sizes do not account for every byte")
+        self._body = memoryview(data)[len(data) - cursor.left :]
+        # Column by column, the patches' places in each.
+        self._starts = array("q", itertools.accumulate(sizes, initial=0))
+
+    def __len__(self) -> int:
+        return len(self._starts) // 4
+
+    def literals(self, number: int) -> bytes:
+        """Return the last column of a patch; raises FormatError when it has others."""
+        *others, literals = self._columns(number)
+        if any(map(len, others)):
+            raise _wrong("a content that lies there whole has columns")
+        return bytes(literals)
+
+    def __getitem__(self, number: int) -> bytes:
+        control, runs, values, literals = self._columns(number)
+        sizes = map(uvarint, (len(control), len(runs), len(values)))
+        return b"".join((*sizes, control, runs, values, literals))
+
+    def _columns(self, number: int) -> list[memoryview]:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        places = range(number, len(self._starts) - 1, len(self))
+        return [self._body[self._starts[at] : self._starts[at + 1]] for at in places]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from composer.errors import BoundExceeded
 from composer.jigdo.container import Codec, unpacked
 from composer.jigdo.delta.codecs import CodecNumber
-from composer.jigdo.delta.columns import Streams, pool, unpool
+from composer.jigdo.delta.columns import Pool, Streams, pool
 
 FRAME = 12 << 20
 """Patches are gathered to about this many bytes: more share no more, and cost a reader memory."""
@@ -32,13 +32,27 @@ def join_patches(patches: Sequence[tuple[int, bytes]]) -> bytes:
     )
 
 
+class FramePatches:
+    """The patches of a frame, each cut out of it when it is asked for."""
+
+    def __init__(self, data: bytes, codecs: Sequence[int]) -> None:
+        """Take a frame that holds patches of ``codecs``; raises FormatError when it does not."""
+        self._pool, self._codecs = Pool(data, len(codecs)), codecs
+
+    def __len__(self) -> int:
+        return len(self._pool)
+
+    def __getitem__(self, place: int) -> bytes:
+        """Return the patch at ``place``; raises FormatError for one that its codec has not."""
+        if self._codecs[place] in _WHOLE:
+            return self._pool.literals(place)
+        return self._pool[place]
+
+
 def split_patches(data: bytes, codecs: Sequence[int]) -> list[bytes]:
-    """Return the patches of a frame that holds those of ``codecs``; raises FormatError."""
-    patches = unpool(data, len(codecs))
-    return [
-        Streams.split(patch).literals if codec in _WHOLE else patch
-        for codec, patch in zip(codecs, patches, strict=True)
-    ]
+    """Return all patches of a frame that holds those of ``codecs``; raises FormatError."""
+    patches = FramePatches(data, codecs)
+    return [patches[place] for place in range(len(patches))]
 
 
 def compress_patches(data: bytes) -> tuple[bytes, Codec, int]:

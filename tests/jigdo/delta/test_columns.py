@@ -14,11 +14,11 @@ from composer.jigdo.delta.columns import (
     PIECE,
     Copy,
     FileBase,
+    Pool,
     Streams,
     apply,
     encode,
     pool,
-    unpool,
 )
 from composer.jigdo.encoding import uvarint, uvarints
 from tests.jigdo.delta.contents import mutated, pairs, revised
@@ -175,20 +175,21 @@ def test_pool_gives_its_patches_back(cases: list[tuple[bytes, bytes]]) -> None:
     patches = [
         encode(base, target, [Copy(0, min(len(base), len(target)), 0)]) for base, target in cases
     ]
-    assert unpool(pool(patches), len(patches)) == patches
+    found = Pool(pool(patches), len(patches))
+    assert [found[number] for number in range(len(found))] == patches
 
 
 @given(st.binary(max_size=80))
 def test_damaged_pool_is_refused_or_read(data: bytes) -> None:
     try:
-        patches = unpool(data, data[0] if data else 0)
+        found = Pool(data, data[0] if data else 0)
     except FormatError:
         return
-    assert pool(patches) == data
+    assert pool([found[number] for number in range(len(found))]) == data
 
 
 def test_pool_cannot_claim_more_than_it_holds() -> None:
     with pytest.raises(FormatError):
-        unpool(uvarint(2**40), 2**40)
+        Pool(uvarint(2**40), 2**40)
     with pytest.raises(FormatError):
-        unpool(uvarint(1) + uvarints([2**40, 0, 0, 0]), 1)
+        Pool(uvarint(1) + uvarints([2**40, 0, 0, 0]), 1)

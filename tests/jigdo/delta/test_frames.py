@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lzma
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from composer.errors import BoundExceeded, ComposerError, FormatError
 from composer.jigdo.container import Codec
 from composer.jigdo.delta.codecs import CodecNumber
-from composer.jigdo.delta.columns import Streams
+from composer.jigdo.delta.columns import Streams, pool
 from composer.jigdo.delta.frames import (
+    FramePatches,
     compress_patches,
     compress_update,
     decompress_update,
@@ -48,6 +50,24 @@ def test_damaged_frame_is_refused_or_has_no_more_than_it_had(
         return
     # Each patch of columns is preceded by its three sizes.
     assert sum(map(len, found)) <= len(raw) + 27 * len(found)
+
+
+def test_patches_are_cut_out_one_at_a_time() -> None:
+    whole = [bytes([number]) * (1 << 20) for number in range(8)]
+    raw = join_patches([(0, data) for data in whole])
+    tracemalloc.start()
+    try:
+        patches = FramePatches(raw, [0] * len(whole))
+        assert all(patches[place] == data for place, data in enumerate(whole))
+        assert tracemalloc.get_traced_memory()[1] < 3 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_whole_content_with_columns_is_refused() -> None:
+    raw = pool([Streams(b"a", b"", b"", b"b").join()])
+    with pytest.raises(FormatError):
+        split_patches(raw, [CodecNumber.FULL])
 
 
 def test_other_number_of_patches_is_refused() -> None:
