@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import importlib
 import sys
+from types import TracebackType
 from typing import NoReturn
 
 import click
@@ -74,6 +75,7 @@ def main() -> NoReturn:
     """Entry point of the console script; ends the process with a documented status."""
     console = Console(verbose="-v" in sys.argv or "--verbose" in sys.argv)
     sys.unraisablehook = _unraisable
+    sys.excepthook = _uncaught
     try:
         status = cli.main(prog_name="jigdo-composer", standalone_mode=False)
     except ComposerError as error:
@@ -102,6 +104,12 @@ def _unraisable(said: sys.UnraisableHookArgs) -> None:
         _thread.interrupt_main()
     else:
         sys.__unraisablehook__(said)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Stay silent of Ctrl-C: pycurl prints one that comes as it calls back, and then fails."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _interrupted(console: Console) -> int:

@@ -88,6 +88,8 @@ def add(
         raise click.UsageError("a URL is needed, or --mirrorlist URL")
     from composer.client.remote import add_remote
 
+    if not urls and mirrorlist is None:
+        raise click.UsageError("Missing argument 'URL...': at least one, or --mirrorlist URL")
     added = add_remote(
         name,
         urls,
