@@ -26,7 +26,7 @@ from composer.jigdo.delta.building import (
     frame_patches,
     renumbered,
 )
-from composer.jigdo.delta.frames import compress_patches, join_patches
+from composer.jigdo.delta.frames import compress_by_xz, join_patches
 from composer.jigdo.delta.store import opened_store
 from composer.jigdo.delta.table import dump_table
 from composer.jigdo.description import join_description, make_update
@@ -176,11 +176,11 @@ def build_set(
             writer.add(Kind.CONTENTS, dump_contents(contents))
             checksums = (tree.ordinals.checksums[ordinal] for ordinal in shipped.order)
             data = data_frames(repo, checksums, shipped.starts)
-            _add_all(writer, Kind.DATA, _counted(data, contents, report), pool)
+            _add_all(writer, Kind.DATA, _counted(data, contents, report), pool, compress_by_xz)
             if writer.next_number != first_patch:
                 raise AssertionError(f"{writer.next_number} frames before the patches")
             patches = (join_patches(frame_patches(frame, store)) for frame in deltas.frames)
-            _add_all(writer, Kind.PATCH, patches, pool, compress_patches)
+            _add_all(writer, Kind.PATCH, patches, pool, compress_by_xz)
             tables = [dump_table(renumbered(table, first_patch)) for table in deltas.tables]
             _add_all(writer, Kind.DELTAS, tables, pool)
         by_base = {table.base: data for table, data in zip(deltas.tables, tables, strict=True)}

@@ -16,7 +16,7 @@ from composer.jigdo.delta.codecs import CodecNumber
 from composer.jigdo.delta.columns import Streams, pool
 from composer.jigdo.delta.frames import (
     FramePatches,
-    compress_patches,
+    compress_by_xz,
     compress_update,
     decompress_update,
     join_patches,
@@ -98,8 +98,8 @@ def test_update_is_compressed_and_back(data: bytes) -> None:
 
 
 def test_what_does_not_shrink_is_stored() -> None:
-    assert compress_patches(b"abc") == (b"abc", Codec.STORED, 0)
-    assert compress_patches(bytes(10_000))[1] == Codec.XZ
+    assert compress_by_xz(b"abc") == (b"abc", Codec.STORED, 0)
+    assert compress_by_xz(bytes(10_000))[1] == Codec.XZ
 
 
 def test_bomb_is_ended_at_its_bound() -> None:
