@@ -84,12 +84,10 @@ def add(
     URLs are http, https or file, or existing directories.  Keys and root are copied and
     pinned; their fingerprints are shown: compare them with what the publisher says.
     """
-    if not urls and not mirrorlist:
-        raise click.UsageError("a URL is needed, or --mirrorlist URL")
     from composer.client.remote import add_remote
 
-    if not urls and mirrorlist is None:
-        raise click.UsageError("Missing argument 'URL...': at least one, or --mirrorlist URL")
+    if not urls and not mirrorlist:
+        raise click.UsageError("a URL is needed, or --mirrorlist URL")
     added = add_remote(
         name,
         urls,

@@ -101,5 +101,5 @@ def test_remote_without_any_place_is_refused(scene: Scene) -> None:
     words = ["remote", "add", "other", "--trust", "none", "--config-dir", scene.config]
     done = run_here(*words)
     assert done.status == 2
-    assert "at least one, or --mirrorlist URL" in done.err
+    assert "a URL is needed, or --mirrorlist URL" in done.err
     assert find_remote(None, scene.config).name == REMOTE
