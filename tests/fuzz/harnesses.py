@@ -215,7 +215,7 @@ def read_pointer(data: bytes) -> None:
 
 
 def read_description(data: bytes) -> None:
-    """A description that is kept here: the index's size, where it ends, then all of it."""
+    """What an update makes: the index's size, where it ends, then the whole description."""
     if len(data) < 12:
         return
     size, offset = struct.unpack_from("<IQ", data)

@@ -21,7 +21,7 @@ from composer.jigdo.delta.building import DeltaOptions
 from composer.jigdo.delta.codecs import BsDiff, HDiff, Zstd
 from composer.jigdo.delta.frames import compress_update, join_patches
 from composer.jigdo.delta.table import DeltaContent, Piece, dump_table, make_table
-from composer.jigdo.description import make_update
+from composer.jigdo.description import join_description, make_update
 from composer.jigdo.encoding import prefixed, uvarint
 from composer.jigdo.manifest import dump_contents, dump_map, make_contents, make_map
 from composer.jigdo.pointer import Pointer, PointerEntry, UpdatePlace
@@ -90,7 +90,8 @@ def _of_set(made: SetOnDisk) -> None:
     contents = frames[Kind.CONTENTS][1]
     stream = sum(frame.uncompressed for frame in jigdo.index.of(Kind.DATA))
     _save("contents", "deltas", struct.pack("<Q", stream) + contents)
-    description = jigdo.description()
+    wholes = {frame.number: whole for frame, whole in jigdo.frames(_all(jigdo))}
+    description = join_description(jigdo.index, lambda frame: wholes[frame.number])
     assert description is not None
     _save("description", "deltas", struct.pack("<IQ", len(index), place.offset) + description)
     for frame, whole in jigdo.frames(_all(jigdo)):
