@@ -24,7 +24,10 @@ from tests.compose.rpms import File, Spec, build, composed, index, needs_root, s
 pytestmark = needs_root
 
 WORDS = Spec("words", files={f"/usr/share/words/{n}": File(f"word {n}\n") for n in range(20)})
-TOOL = Spec("tool", files={"/usr/bin/tool": File("#!/bin/sh\nexit 0\n", "0755")})
+# What was written in the same tick of the clock as the end of a watch is read all the same:
+# this takes librpm longer than a tick.
+PAD = File(bytes(24 << 20))
+TOOL = Spec("tool", files={"/usr/bin/tool": File("#!/bin/sh\nexit 0\n", "0755"), "/usr/tool": PAD})
 
 
 class Place:
@@ -33,8 +36,9 @@ class Place:
     def __init__(self, path: Path, specs: Sequence[Spec], read: list[str]) -> None:
         self.path, self.rpms, self.read = path, path / "rpms", read
         self.rpms.mkdir(parents=True)
-        self.add(shell(), *specs)
-        names = ", ".join(["shell", *(spec.name for spec in specs)])
+        after = [f"Requires: {spec.name}" for spec in specs]
+        self.add(shell(), *specs, Spec("last", files={"/usr/last": PAD}, headers=after))
+        names = ", ".join(["shell", *(spec.name for spec in specs), "last"])
         self.treefile = path / "os.yaml"
         self.treefile.write_text(
             f"ref: small\nrepos: [base]\npackages: [{names}]\nselinux: false\n"
