@@ -27,7 +27,7 @@ from composer.errors import UsageError
 
 if TYPE_CHECKING:
     from composer.client.acceptance import Waivers
-    from composer.client.pull import Replanned
+    from composer.client.pull import PullResult, Replanned
     from composer.client.sources import Sources
 
 
@@ -109,6 +109,11 @@ def pull(
             report=report,
             workers=workers,
         )
+    _show(console, done, as_json=as_json)
+
+
+def _show(console: Console, done: PullResult, *, as_json: bool) -> None:
+    """Say what the pull did and what it moved."""
     if as_json:
         moved = {kind: {"bytes": m.bytes, "requests": m.requests} for kind, m in done.moved.items()}
         console.json(
