@@ -38,7 +38,7 @@ from composer.jigdo.pointer import (
 )
 from composer.mirror.keys import KeyDirectory
 from composer.mirror.set_rpm import locate_jigdo, set_identity
-from composer.mirror.trust import open_ledger, refresh
+from composer.mirror.trust import open_ledger, refresh, stated_locations
 from composer.rpm.package import LOCAL_DIRECTORY, retained_location
 from composer.rpm.rpmmd import REPOMD, Record, Repomd, parse_repomd, unpack_small
 from composer.system.command import require_program, run
@@ -122,8 +122,9 @@ def publish_set(
         after = _with_set(before, entry, newest, repository)
         revision = max(one.timestamp for one in after.pointer.entries)
         outdated = _outdated(repository, after)
-        # Who has just read the old pointers may be reading those that they name.
-        for location in outdated - before.locations:
+        # Who has just read the old pointers may be reading those that they name; who goes by
+        # statements, those that they name until they are signed anew.
+        for location in outdated - before.locations - stated_locations(repository):
             (repository / location).unlink()
         with tempfile.TemporaryDirectory(prefix=".repodata.", dir=repository) as place:
             new = _scan(repository, Path(place), revision, outdated)

@@ -77,6 +77,16 @@ def is_signed(repository: Path) -> bool:
     return (repository / DIRECTORY / "timestamp.json").is_file()
 
 
+def stated_locations(repository: Path) -> set[str]:
+    """Return the locations of the sets that the published statements name."""
+    ledger = open_ledger(repository)
+    if not is_signed(repository):
+        return set()
+    roles = ledger.targets.delegations
+    found = (ledger.newest(name) for name in (roles.roles if roles else None) or ())
+    return {location for one in found if one is not None for location in one.signed.targets}
+
+
 def describe(ledger: Ledger) -> list[RoleState]:
     """Describe all roles as they are published, TUF's own first."""
     delegations = ledger.targets.delegations

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from composer.mirror.trust import stated_locations
 from tests.client.published import (
     BASE,
     MINIMAL,
@@ -81,6 +82,21 @@ def test_set_that_is_not_signed_for_is_not_there_yet(signed: Signed, updatable: 
     jigdo("mirror", "refresh", signed.mirror.directory, "--tuf-keys", signed.keys)
     jigdo(*check, env=updatable.env)
     updatable.completes()
+
+
+def test_signed_set_stays_until_another_is_signed_for(signed: Signed, updatable: Client) -> None:
+    """The operator built the newest anew, twice, without the keys."""
+    words = ["remote", "add", REMOTE, signed.mirror.url, "--tuf-root", signed.root]
+    jigdo(*words, env=updatable.env)
+    signed.update("--tuf-keys", signed.keys)
+    stated = stated_locations(signed.mirror.directory)
+    signed.update("--full", "paint")
+    signed.update("--full", "docs-viewer")
+    place = signed.mirror.directory
+    assert stated < {str(one.relative_to(place)) for one in (place / "jigdo").iterdir()}
+    updatable.completes()
+    jigdo("mirror", "refresh", place, "--tuf-keys", signed.keys)
+    assert stated != stated_locations(place)
 
 
 @pytest.mark.attack("arbitrary software", "names another set in the pointer, which nobody signed")
