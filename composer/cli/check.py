@@ -14,7 +14,7 @@ from composer.errors import EXIT_NOTHING_NEW
 
 if TYPE_CHECKING:
     from composer.client.acceptance import Waivers
-    from composer.client.check import Checked
+    from composer.client.checking import Checked
 
 
 @click.command()
@@ -37,7 +37,7 @@ def check(
     The exit status is 0 when there is something new, 77 when not, and as for `pull`
     when the remote cannot be asked or is not to be believed.
     """
-    from composer.client.check import check as check_ref
+    from composer.client.checking import check as check_ref
     from composer.client.remote import find_remote
     from composer.ostree.repo import Repository
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from composer.mirror.making import DeltaChoice, Keeping, MadeSet, SetRequest
     from composer.progress import Report
     from composer.rpm.changes import Changes
+    from composer.system.limits import Limits
 
 
 def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
@@ -163,17 +164,10 @@ def compose(
     """Compose TREEFILE into an OSTree commit; with --rpm-repo, its jigdo set too."""
     from composer.compose import pipeline
     from composer.compose.reproduce import NotReproducible
-    from composer.system import seccomp
-    from composer.system.limits import Limits
     from composer.system.userns import become_root
 
     if strict_lockfile and not lockfiles:
         raise UsageError("--strict-lockfile needs --lockfile FILE")
-    limits = Limits(
-        seconds=scriptlet_timeout, processes=scriptlet_processes, written=scriptlet_space << 20
-    )
-    if scriptlet_memory:
-        limits = replace(limits, memory=scriptlet_memory << 20)
     request = pipeline.ComposeRequest(
         treefile=treefile,
         repo=repo,
@@ -190,7 +184,7 @@ def compose(
         gpg_key=gpg_sign or "",
         gpg_homedir=str(gpg_homedir or ""),
         is_published=_publication(rpm_repo, sbom),
-        limits=limits,
+        limits=_limits(scriptlet_timeout, scriptlet_processes, scriptlet_memory, scriptlet_space),
     )
     if rpm_repo or sbom:
         _require_sbom()
@@ -198,11 +192,7 @@ def compose(
         warn_unsigned(console, rpm_repo, tuf_keys)
     if not dry_run:
         become_root()
-    if not dry_run and not seccomp.is_available():
-        console.warn(
-            "scriptlets run without a filter of system calls: Python's libseccomp is missing"
-            " (apt-get install python3-seccomp, or dnf install python3-libseccomp)"
-        )
+        _warn_unfiltered(console)
     try:
         with console.progress(as_json=as_json) as report:
             result = pipeline.compose(request, report, console.warn)
@@ -218,6 +208,24 @@ def compose(
     if made:
         warn_undescribed(console, made)
     show(console, result, made, sboms, as_json=as_json)
+
+
+def _limits(seconds: float, processes: int, memory: int | None, space: int) -> Limits:
+    """Make the bounds of scriptlets; ``memory`` and ``space`` are in MB."""
+    from composer.system.limits import Limits
+
+    limits = Limits(seconds=seconds, processes=processes, written=space << 20)
+    return replace(limits, memory=memory << 20) if memory else limits
+
+
+def _warn_unfiltered(console: Console) -> None:
+    from composer.system import seccomp
+
+    if not seccomp.is_available():
+        console.warn(
+            "scriptlets run without a filter of system calls: Python's libseccomp is missing"
+            " (apt-get install python3-seccomp, or dnf install python3-libseccomp)"
+        )
 
 
 def _publication(rpm_repo: Path | None, sbom: Path | None) -> Callable[[str, str], bool]:

@@ -27,7 +27,7 @@ from composer.errors import UsageError
 
 if TYPE_CHECKING:
     from composer.client.acceptance import Waivers
-    from composer.client.pull import PullResult, Replanned
+    from composer.client.pulling import PullResult, Replanned
     from composer.client.sources import Sources
 
 
@@ -68,7 +68,7 @@ def pull(
     REMOTE, or from the only remote there is.  Only what REPO lacks is fetched; an
     interrupted pull is continued by running it again.
     """
-    from composer.client.pull import pull as pull_ref
+    from composer.client.pulling import pull as pull_ref
     from composer.client.remote import find_remote
     from composer.jigdo.examine import Choices, Prefer
     from composer.ostree.repo import Repository

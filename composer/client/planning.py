@@ -7,22 +7,18 @@ the pull moves: requests are counted by the function that makes them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.acceptance import NO_WAIVERS, Waivers
-from composer.client.mirrors import with_listed_mirrors
-from composer.client.pull import Found, look, staging_bytes
+from composer.client.pulling import staging_bytes
 from composer.client.remote import Remote
-from composer.client.rpm_cache import RpmCache
-from composer.client.seed import SeedTrees
+from composer.client.session import Found, session
 from composer.client.sources import (
     DEFAULT_SOURCES,
     RemotePackages,
     Replaced,
     Sources,
-    bytes_held,
     package_directory,
     replaced,
 )
@@ -33,8 +29,6 @@ from composer.jigdo.explain import Explanation, explain
 from composer.jigdo.lost import LostPackage
 from composer.jigdo.plan import Plan
 from composer.jigdo.reader import JigdoSet
-from composer.net.fetch import Fetcher
-from composer.net.location import Mirrors
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.progress import Report, silent
@@ -121,34 +115,16 @@ def plan_pull(
     is lost is planned anew. Raises what a pull raises when it reads the set, PackagesLost, and
     NotFound for a question about what the commit has not.
     """
-    traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
-    remote = with_listed_mirrors(remote, traffic)
-    with (
-        closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher,
-        SeedTrees(sources.seeds, report) as seeds,
-    ):
-        found = look(
-            fetcher,
-            remote,
-            ref,
-            repo,
-            version=version,
-            choices=choices,
-            at_hand=cache.find,
-            seed=seeds if sources.seeds else None,
-            waivers=waivers,
-            report=report,
-            read_only=True,
-        )
-        read = Moved(traffic.bytes("set"), traffic.requests("set"))
+    with session(remote, sources=sources, waivers=waivers, report=report) as asked:
+        found = asked.look(ref, repo, version=version, choices=choices, read_only=True)
+        read = Moved(asked.traffic.bytes("set"), asked.traffic.requests("set"))
         if found.set is None:
             return _nothing(found, choices.prefer, read)
         jigdo, wanted = found.set
         kept = _Kept(repo)
         plan, lost = wanted.plan, list[LostPackage]()
         if probe:
-            directory, holds = package_directory(repo), bytes_held(jigdo, wanted)
-            source = RemotePackages(remote, directory, cache, Traffic(), sources, holds)
+            source = asked.packages(repo, jigdo, wanted, traffic=Traffic())
             plan, lost = _probed(jigdo, wanted, source, kept)
 
     def amounts(plan: Plan) -> Amounts:

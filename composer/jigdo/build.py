@@ -131,12 +131,7 @@ def build_set(
     header_ids = {header: number for number, header in enumerate(headers)}
     distinct = {package.ref.pkgid: package for package in packages}
     packages = sorted(distinct.values(), key=lambda p: (str(p.ref.nevra), p.ref.pkgid))
-    matches = _Matches(tree, infos)
-    for number, package in enumerate(packages):
-        matches.add(number, package)
-        done = Step("map", number + 1, len(packages), "packages", package.ref.nevra.name)
-        report(done)
-    entries = matches.entries(len(packages))
+    entries = _matched(tree, infos, packages, report)
     named = {number for number, package in enumerate(packages) if package.ref.pkgid in full}
     shipped = choose_contents(infos, entries, header_ids, named)
     contents = shipped.contents
@@ -275,6 +270,17 @@ class _Matches:
             for number, index in sources:
                 found[number].append((index, ordinal))
         return found
+
+
+def _matched(
+    tree: _Tree, infos: Sequence[ContentInfo], packages: Sequence[LocalPackage], report: Report
+) -> list[list[tuple[int, int]]]:
+    """Return, per package, (file index, ordinal) of what it has of the tree."""
+    matches = _Matches(tree, infos)
+    for number, package in enumerate(packages):
+        matches.add(number, package)
+        report(Step("map", number + 1, len(packages), "packages", package.ref.nevra.name))
+    return matches.entries(len(packages))
 
 
 def tree_path(path: str) -> str:

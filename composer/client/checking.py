@@ -5,7 +5,6 @@ Nothing is written but what was seen of the statements.
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 
 from composer.checksum import ObjectChecksum
@@ -13,14 +12,10 @@ from composer.client.acceptance import (
     NO_WAIVERS,
     Newest,
     Waivers,
-    find_newest,
     require_newer,
 )
-from composer.client.mirrors import with_listed_mirrors
 from composer.client.remote import Remote
-from composer.net.fetch import Fetcher
-from composer.net.location import Mirrors
-from composer.net.traffic import Traffic
+from composer.client.session import session
 from composer.ostree.repo import Repository
 
 
@@ -42,13 +37,11 @@ class Checked:
 def check(remote: Remote, ref: str, repo: Repository, *, waivers: Waivers = NO_WAIVERS) -> Checked:
     """Ask ``remote`` what is newest of ``ref``.
 
-    Raises what :func:`composer.client.pull.pull` raises for statements that are not to be
+    Raises what :func:`composer.client.pulling.pull` raises for statements that are not to be
     believed, and for a commit that is older than the one in ``repo``.
     """
-    traffic = Traffic()
-    remote = with_listed_mirrors(remote, traffic)
-    with closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher:
-        newest = find_newest(fetcher, remote, ref, waivers)
+    with session(remote, waivers=waivers) as asked:
+        newest = asked.newest(ref)
     here = repo.resolve(ref)
     require_newer(repo, here, newest.entry.timestamp, waivers)
-    return Checked(newest, here, traffic.bytes(), traffic.requests())
+    return Checked(newest, here, asked.traffic.bytes(), asked.traffic.requests())

@@ -1,0 +1,176 @@
+"""Pull a ref: from the pointer on a mirror to a proven commit in a repository.
+
+Order: pointer, index and head, commit (its signatures are checked before anything
+else moves), tree, maps, plan, then RPMs and the set's own content, the proof, and
+the ref last.  Running it again after any interruption continues: landed and staged
+objects are found, verified RPMs are kept, partial ones are continued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from composer.checksum import ContentDigest, ObjectChecksum
+from composer.client.acceptance import (
+    NO_WAIVERS,
+    Waivers,
+)
+from composer.client.remote import Remote
+from composer.client.session import Found, session
+from composer.client.sources import (
+    DEFAULT_SOURCES,
+    Replaced,
+    Sources,
+    package_directory,
+)
+from composer.client.transfers import Moved, Transfers, transfers
+from composer.jigdo.descriptions import Descriptions
+from composer.jigdo.examine import DEFAULT_CHOICES, Choices
+from composer.jigdo.lost import LostPackage
+from composer.jigdo.plan import Plan
+from composer.jigdo.reader import JigdoSet
+from composer.jigdo.reassemble import check_space, check_storable, reassemble
+from composer.jigdo.seeding import SeedPlan
+from composer.jigdo.tree import tree_frames
+from composer.net.packages import WINDOW
+from composer.net.traffic import Traffic
+from composer.ostree.repo import Repository
+from composer.progress import Report, silent
+from composer.system.files import remove_tree
+
+
+@dataclass(frozen=True, slots=True)
+class Replanned:
+    """Packages that turned out lost during a pull, and what is to move in their stead."""
+
+    lost: tuple[LostPackage, ...]
+    transfers: Transfers
+
+
+@dataclass(frozen=True, slots=True)
+class PullResult:
+    """What a pull did.
+
+    ``moved`` is by kind: "rpm", "set" (metadata), "new" (content), "delta"; "rpm-md" where
+    package lists were read.  Bytes are of all plans that were carried out.  ``lost``
+    packages came another way; ``replaced`` ones by RPMs that were made anew.
+    """
+
+    ref: str
+    version: str
+    commit: ObjectChecksum
+    previous: ObjectChecksum | None
+    updated: bool
+    packages: int
+    moved: Mapping[str, Moved]
+    new_content_bytes: int
+    delta_bytes: int
+    object_bytes: int
+    lost: tuple[LostPackage, ...] = ()
+    replaced: tuple[Replaced, ...] = ()
+    seeds: int = 0
+    seed_bytes: int = 0
+
+
+def pull(
+    remote: Remote,
+    ref: str,
+    repo: Repository,
+    *,
+    choices: Choices = DEFAULT_CHOICES,
+    version: str = "",
+    sources: Sources = DEFAULT_SOURCES,
+    replanned: Callable[[Replanned], object] = lambda what: None,
+    waivers: Waivers = NO_WAIVERS,
+    report: Report = silent,
+    workers: int = 2,
+) -> PullResult:
+    """Bring ``ref`` of ``repo`` to the newest version that ``remote`` has, or to ``version``.
+
+    ``version`` may be older than what is here; it is a version or a commit's checksum.
+    RPMs of this machine are used instead of the mirrors', and files of seeds instead of
+    RPMs.  An RPM that was signed or
+    compressed anew since the set was built serves as well, for its contents are proven one
+    by one.  When packages are lost, what they have comes another way, and ``replanned``
+    is told.
+
+    Raises NotFound when the remote has no such ref, PackagesLost when it lacks a package
+    and nothing else has what it has, VerificationFailed (with kin) for anything that is
+    not what it must be, and NoSpace before the first large byte moves.  The ref is then
+    the old one and the repository whole.
+    """
+    with session(remote, sources=sources, waivers=waivers, report=report) as asked:
+        found = asked.look(ref, repo, version=version, choices=choices)
+        if found.set is None:
+            return _result(found, asked.traffic)
+        jigdo, wanted = found.set
+        check_storable(repo, wanted.headers)
+        beside = staging_bytes(wanted.plan) + wanted.seeds.disk_bytes
+        check_space(repo, wanted.plan, staging_bytes=beside)
+        source = asked.packages(repo, jigdo, wanted, report=report)
+        lost: list[LostPackage] = []
+
+        def told(plan: Plan, gone: Sequence[LostPackage]) -> None:
+            lost.extend(gone)
+            replanned(Replanned(tuple(gone), transfers(jigdo, plan)))
+
+        plans = reassemble(
+            jigdo,
+            wanted,
+            repo,
+            source,
+            ref=ref,
+            choices=choices,
+            replanned=told,
+            report=report,
+            workers=workers,
+        )
+        remove_tree(package_directory(repo))
+        _keep_description(jigdo, repo, Descriptions.of(repo))
+        return _result(found, asked.traffic, plans, lost, source.replaced())
+
+
+def staging_bytes(plan: Plan) -> int:
+    """Return how many bytes of RPMs lie on disk at once, at most."""
+    return min(plan.package_bytes, 2 * WINDOW)
+
+
+def _result(
+    found: Found,
+    traffic: Traffic,
+    plans: Sequence[Plan] = (),
+    lost: Sequence[LostPackage] = (),
+    replaced: tuple[Replaced, ...] = (),
+) -> PullResult:
+    seeds = found.set[1].seeds if found.set else SeedPlan()
+    kinds = sorted({row.kind for row in traffic.rows()} | {"rpm", "set", "new", "delta"})
+    entry = found.entry
+    return PullResult(
+        ref=entry.ref,
+        version=entry.version,
+        commit=entry.commit,
+        previous=found.previous,
+        updated=bool(plans),
+        packages=len({package.number for plan in plans for package in plan.packages}) - len(lost),
+        moved={kind: Moved(traffic.bytes(kind), traffic.requests(kind)) for kind in kinds},
+        new_content_bytes=sum(plan.new_bytes for plan in plans),
+        delta_bytes=sum(plan.delta_bytes for plan in plans),
+        object_bytes=plans[0].object_bytes if plans else 0,
+        lost=tuple(lost),
+        replaced=replaced,
+        seeds=len(seeds.places.keys() - seeds.failed),
+        seed_bytes=sum(seeds.sought[n].size for n in seeds.places.keys() - seeds.failed),
+    )
+
+
+def _keep_description(jigdo: JigdoSet, repo: Repository, kept: Descriptions) -> None:
+    """Keep what was read of the set, if it is everything, for the next update."""
+    trees = {}
+    root = repo.commit(jigdo.head.commit).tree
+    for data in tree_frames(root, lambda one: repo.metadata("dirtree", one)):
+        trees[ContentDigest.of(data)] = data
+    description = jigdo.description(lambda frame: trees.get(frame.digest))
+    if description is not None:
+        kept.keep(jigdo.head.commit, description)
+        kept.keep_only({jigdo.head.commit, *repo.refs().values()})

@@ -1,0 +1,121 @@
+"""A jigdo set on a mirror, opened by ranges; with an update, where what it updates is here.
+
+Rule kept here: what the pointer says of a set, the set must say too.
+"""
+
+from __future__ import annotations
+
+from composer.checksum import ContentDigest
+from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
+from composer.jigdo.container import MAX_INDEX, Check, Index, Kind
+from composer.jigdo.delta.frames import decompress_update
+from composer.jigdo.description import apply_update, parse_update, split_description
+from composer.jigdo.descriptions import Descriptions
+from composer.jigdo.pointer import PointerEntry, UpdatePlace
+from composer.jigdo.reader import JigdoSet
+from composer.net.fetch import Fetcher
+
+
+def open_remote_set(
+    fetcher: Fetcher, entry: PointerEntry, kept: Descriptions, *, max_memory: int
+) -> JigdoSet:
+    """Open the set that a pointer names, by ranges; with one, if it is an update of what is here.
+
+    Raises FormatError when the set is of another ref or commit than the pointer says.
+    """
+    if max(entry.index.size, entry.index.uncompressed) > MAX_INDEX:
+        raise FormatError(
+            f"{entry.location}: the pointer claims {entry.index.uncompressed} bytes of index",
+            hint="no set has that many: ask who published it",
+        )
+    ranges = _RemoteRanges(fetcher, entry)
+    known = _updated(fetcher, entry, ranges, kept, max_memory)
+    jigdo = JigdoSet(ranges, entry.index, known)
+    ranges.learn(jigdo)
+    head = jigdo.head
+    if (head.ref, head.version, head.commit) != (entry.ref, entry.version, entry.commit):
+        raise FormatError(
+            f"{entry.location}: the set is of {head.ref} {head.version}, commit {head.commit}; "
+            f"the pointer says {entry.ref} {entry.version}, commit {entry.commit}",
+            hint="the mirror may be in the middle of an update: try again later",
+        )
+    return jigdo
+
+
+def _updated(
+    fetcher: Fetcher,
+    entry: PointerEntry,
+    ranges: _RemoteRanges,
+    kept: Descriptions,
+    max_memory: int,
+) -> tuple[Index, dict[int, bytes]] | None:
+    """Make the set's description of one that is here; None where that cannot be."""
+    here = set(kept.commits())
+    for place in entry.updates:
+        base = kept.read(place.base) if place.base in here else None
+        if base is None:
+            continue
+        try:
+            return _follow(place, entry, ranges, base, max_memory)
+        except (FormatError, VerificationFailed):
+            continue  # it would only have saved bytes
+    return None
+
+
+def _follow(
+    place: UpdatePlace, entry: PointerEntry, ranges: _RemoteRanges, base: bytes, max_memory: int
+) -> tuple[Index, dict[int, bytes]]:
+    found: list[bytes] = []
+
+    def prove(packed: bytes) -> None:
+        data = decompress_update(packed, size=place.uncompressed)
+        if (actual := ContentDigest.of(data)) != place.digest:
+            what = "update of the set's description"
+            raise ChecksumMismatch(what=what, expected=str(place.digest), actual=str(actual))
+        found[:] = [data]
+
+    ranges.read(place.offset, place.size, prove)
+    description, deltas = apply_update(parse_update(found[0]), base, max_memory=max_memory)
+    index, frames = split_description(description, entry.index)
+    known = dict(frames)
+    if deltas:
+        numbers = {index[number].digest: number for number in index.numbers(Kind.DELTAS)}
+        number = numbers.get(ContentDigest.of(deltas))
+        if number is not None:
+            known[number] = deltas
+    return index, known
+
+
+class _RemoteRanges:
+    """Byte ranges of a .jigdo file inside an RPM on a mirror."""
+
+    def __init__(self, fetcher: Fetcher, entry: PointerEntry) -> None:
+        self._fetcher, self._entry = fetcher, entry
+        self._content = range(0)
+        self._deltas = range(0)
+
+    def learn(self, jigdo: JigdoSet) -> None:
+        """Learn where content and deltas are, to count them apart from the set's metadata."""
+        self._content = _place_of(jigdo, Kind.DATA)
+        self._deltas = _place_of(jigdo, Kind.PATCH)
+
+    def read(self, first: int, length: int, check: Check) -> bytes:
+        """Return exactly ``length`` bytes from ``first`` of the .jigdo file that pass ``check``."""
+        place = self._require(first, length)
+        kind = "new" if first in self._content else "delta" if first in self._deltas else "set"
+        location = self._entry.location
+        return self._fetcher.fetch_range(
+            location, first=place, length=length, kind=kind, check=check
+        )
+
+    def _require(self, first: int, length: int) -> int:
+        if first + length > self._entry.length:
+            raise FormatError(f"{self._entry.location}: the set claims bytes behind its end")
+        return self._entry.offset + first
+
+
+def _place_of(jigdo: JigdoSet, kind: Kind) -> range:
+    numbers = jigdo.index.numbers(kind)
+    if not numbers:
+        return range(0)
+    return range(jigdo.index[numbers[0]].offset, jigdo.index[numbers[-1]].end)

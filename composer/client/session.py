@@ -1,0 +1,148 @@
+"""One conversation with a remote: its mirrors, what they sent, and what is here beside them.
+
+Whatever asks a remote something (check, plan, pull) does so in a session, and begins
+with :meth:`Session.look`; so what is announced is what is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+from composer.checksum import ObjectChecksum
+from composer.client.acceptance import (
+    NO_WAIVERS,
+    Newest,
+    Waivers,
+    find_newest,
+    is_good_here,
+    require_acceptable,
+    require_newer,
+)
+from composer.client.mirrors import with_listed_mirrors
+from composer.client.remote import Remote
+from composer.client.remote_set import open_remote_set
+from composer.client.rpm_cache import RpmCache
+from composer.client.seed import SeedTrees
+from composer.client.sources import (
+    DEFAULT_SOURCES,
+    RemotePackages,
+    Sources,
+    bytes_held,
+    package_directory,
+)
+from composer.jigdo.descriptions import Descriptions
+from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Wanted, examine
+from composer.jigdo.pointer import PointerEntry
+from composer.jigdo.reader import CommitFrame, JigdoSet
+from composer.net.fetch import Fetcher
+from composer.net.location import Mirrors
+from composer.net.traffic import Traffic
+from composer.ostree.repo import Repository
+from composer.progress import Report, Step, silent
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a remote has for a ref; ``set`` is None when its commit is here already."""
+
+    entry: PointerEntry
+    previous: ObjectChecksum | None
+    set: tuple[JigdoSet, Wanted] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A remote that is being asked; ``traffic`` counts what it sends.  See :func:`session`."""
+
+    remote: Remote
+    fetcher: Fetcher
+    traffic: Traffic
+    cache: RpmCache
+    seeds: SeedTrees
+    sources: Sources
+    waivers: Waivers
+    report: Report
+
+    def newest(self, ref: str, version: str = "") -> Newest:
+        """Ask what is newest of ``ref``, or which set is of ``version``."""
+        self.report(Step("look", item=self.remote.urls[0]))
+        return find_newest(self.fetcher, self.remote, ref, self.waivers, version=version)
+
+    def look(
+        self,
+        ref: str,
+        repo: Repository,
+        *,
+        version: str = "",
+        choices: Choices = DEFAULT_CHOICES,
+        read_only: bool = False,
+    ) -> Found:
+        """Read what a pull reads before it moves anything large; raises what a pull raises.
+
+        Nothing is written with ``read_only``, and the same bytes are read.
+        """
+        entry = self.newest(ref, version).entry
+        previous = repo.resolve(ref)
+        if previous == entry.commit and is_good_here(self.remote, repo, ref, entry.commit):
+            return Found(entry, previous, None)
+        kept = Descriptions.of(repo)
+        jigdo = open_remote_set(self.fetcher, entry, kept, max_memory=choices.max_memory)
+        base = previous if previous and not repo.is_partial(previous) else None
+
+        def check(frame: CommitFrame) -> None:
+            require_acceptable(self.remote, repo, ref, frame)
+            if not version:
+                require_newer(repo, previous, frame.commit.timestamp, self.waivers)
+
+        self.report(Step("read set", item=jigdo.head.version))
+        wanted = examine(
+            jigdo,
+            repo,
+            base=base,
+            check=check,
+            choices=choices,
+            at_hand=self.cache.find,
+            seed=self.seeds if self.sources.seeds else None,
+            read_only=read_only,
+        )
+        return Found(entry, previous, (jigdo, wanted))
+
+    def packages(
+        self,
+        repo: Repository,
+        jigdo: JigdoSet,
+        wanted: Wanted,
+        *,
+        traffic: Traffic | None = None,
+        report: Report = silent,
+    ) -> RemotePackages:
+        """Return the source of the RPMs for ``wanted``; counts in ``traffic``, or the session's."""
+        return RemotePackages(
+            self.remote,
+            package_directory(repo),
+            self.cache,
+            traffic or self.traffic,
+            self.sources,
+            bytes_held(jigdo, wanted),
+            report,
+        )
+
+
+@contextmanager
+def session(
+    remote: Remote,
+    *,
+    sources: Sources = DEFAULT_SOURCES,
+    waivers: Waivers = NO_WAIVERS,
+    report: Report = silent,
+) -> Iterator[Session]:
+    """Open a session with ``remote``, with the mirrors of its list too."""
+    traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
+    remote = with_listed_mirrors(remote, traffic)
+    with (
+        closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher,
+        SeedTrees(sources.seeds, report) as seeds,
+    ):
+        yield Session(remote, fetcher, traffic, cache, seeds, sources, waivers, report)
