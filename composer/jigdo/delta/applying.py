@@ -187,7 +187,13 @@ class DeltaImporter:
         return repack(recipe, inner, size=content.size)
 
     def _opened(self, checksum: ObjectChecksum, stack: ExitStack) -> Base:
-        """Return the content of an object, read where it is needed when it is large."""
+        """Return the content of an object, read where it is needed when it is large.
+
+        What it is is not proven: what is made of it is.
+        """
+        if place := stack.enter_context(self._repo.opened_content(checksum)):
+            base = FileBase(*place)
+            return base if len(base) > _SMALL else base[0 : len(base)]
         _, size, pieces = self._repo.content(checksum)
         if size <= _SMALL:
             return b"".join(pieces)
