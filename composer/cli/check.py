@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from composer.cli.config import config_dir_option, waiver_options
-from composer.cli.console import Console, json_option, plain
+from composer.cli.console import Console, json_option
+from composer.cli.text import plain
 from composer.errors import EXIT_NOTHING_NEW
 
 if TYPE_CHECKING:
-    from composer.client.acceptance import Waivers
-    from composer.client.checking import Checked
+    from composer.client import Checked, Waivers
 
 
 @click.command()
@@ -37,9 +37,8 @@ def check(
     The exit status is 0 when there is something new, 77 when not, and as for `pull`
     when the remote cannot be asked or is not to be believed.
     """
-    from composer.client.checking import check as check_ref
-    from composer.client.remote import find_remote
-    from composer.ostree.repo import Repository
+    from composer.client import Repository, find_remote
+    from composer.client import check as check_ref
 
     name, _, wanted = ref.rpartition(":")
     remote = find_remote(name or None, config_dir)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from composer.cli.changes import change_lines
 from composer.cli.config import (
     cachedir_option,
     delta_options,
@@ -18,7 +19,8 @@ from composer.cli.config import (
     warn_undescribed,
     warn_unsigned,
 )
-from composer.cli.console import Console, human_bytes, json_option, plain
+from composer.cli.console import Console, json_option
+from composer.cli.text import human_bytes, plain
 from composer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from composer.mirror.keys import KeyDirectory
     from composer.mirror.making import DeltaChoice, Keeping, MadeSet, SetRequest
     from composer.progress import Report
-    from composer.rpm.changes import Changes
     from composer.system.limits import Limits
 
 
@@ -365,23 +366,10 @@ def _show_dry_run(console: Console, result: ComposeResult, packages: list[str]) 
     for name in packages:
         console.result(name)
     if result.before:
-        for line in _change_lines(result.changes):
+        for line in change_lines(result.changes):
             console.result(line)
     size = sum(package.size for package in result.solution.packages)
     console.say(
         f"{len(packages)} packages, {human_bytes(size)}, of them"
         f" {human_bytes(result.solution.to_download)} to download; nothing was written"
     )
-
-
-def _change_lines(changes: Changes) -> Iterator[str]:
-    if not changes:
-        yield "No package changes."
-    for title, pairs in (("Upgraded", changes.upgraded), ("Downgraded", changes.downgraded)):
-        if pairs:
-            yield f"{title}:"
-        yield from (f"  {old} -> {new}" for old, new in pairs)
-    for title, packages in (("Added", changes.added), ("Removed", changes.removed)):
-        if packages:
-            yield f"{title}:"
-        yield from (f"  {package}" for package in packages)

@@ -38,7 +38,7 @@ def waiver_options(command: Callable[..., None]) -> Callable[..., None]:
     def with_waivers(
         *args: object, allow_downgrade: bool, ignore_expiry: bool, **others: object
     ) -> None:
-        from composer.client.acceptance import Waivers
+        from composer.client import Waivers
 
         command(*args, waivers=Waivers(allow_downgrade, ignore_expiry), **others)
 

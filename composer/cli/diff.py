@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from composer.cli.console import Console, json_option, plain
+from composer.cli.console import Console, json_option
+from composer.cli.text import plain
 
 if TYPE_CHECKING:
     from composer.checksum import ObjectChecksum

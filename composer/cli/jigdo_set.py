@@ -16,7 +16,8 @@ from composer.cli.config import (
     warn_undescribed,
     warn_unsigned,
 )
-from composer.cli.console import Console, human_bytes, json_option, plain
+from composer.cli.console import Console, json_option
+from composer.cli.text import human_bytes, plain
 
 if TYPE_CHECKING:
     from composer.mirror.keys import KeyDirectory

@@ -73,7 +73,9 @@ def cli(ctx: click.Context, verbose: bool, quiet: bool) -> None:
 
 def main() -> NoReturn:
     """Entry point of the console script; ends the process with a documented status."""
-    console = Console(verbose="-v" in sys.argv or "--verbose" in sys.argv)
+    console = Console(
+        verbose="-v" in sys.argv or "--verbose" in sys.argv, as_json="--json" in sys.argv
+    )
     sys.unraisablehook = _unraisable
     sys.excepthook = _uncaught
     try:

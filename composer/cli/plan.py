@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from composer.cli.changes import advisory_lines, change_lines
 from composer.cli.config import config_dir_option, parse_ref, waiver_options
-from composer.cli.console import Console, human_bytes, json_option, plain
-from composer.errors import UsageError
+from composer.cli.console import Console, json_option
+from composer.cli.events import amounts_document, lost_rows, plan_document, replaced_rows
+from composer.cli.text import human_bytes, human_seconds, plain
 
 if TYPE_CHECKING:
-    from composer.client.acceptance import Waivers
-    from composer.client.planning import Amounts, PullPlan
-    from composer.client.remote import Remote
-    from composer.client.sources import Replaced, Sources
-    from composer.jigdo.examine import Choices
-    from composer.jigdo.explain import Explanation
-    from composer.jigdo.lost import LostPackage
-    from composer.ostree.repo import Repository
+    from composer.client import (
+        Choices,
+        Explanation,
+        LostPackage,
+        PullPlan,
+        Remote,
+        Replaced,
+        Repository,
+        Sources,
+        Waivers,
+    )
 
 KINDS = (
     ("rpm", "RPMs"),
@@ -93,7 +98,7 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
         seeds: tuple[Path, ...],
         **others: object,
     ) -> None:
-        from composer.client.sources import Sources
+        from composer.client import Sources, parse_archives
 
         sources = Sources(rpm_caches, parse_archives(archives), strict_pkgid, seeds)
         command(*args, sources=sources, **others)
@@ -102,17 +107,6 @@ def source_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_SOURCE_OPTIONS):
         wrapped = option(wrapped)
     return wrapped
-
-
-def parse_archives(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """Check URLs and templates of archives; an existing directory becomes a URL."""
-    from composer.client.remote import as_url
-    from composer.net.archive import Archive
-
-    try:
-        return tuple(str(Archive.parse(as_url(text))) for text in texts)
-    except ValueError as error:
-        raise UsageError(f"--archive: {error}") from None
 
 
 probe_option = click.option(
@@ -159,9 +153,7 @@ def plan(
 
     Reads the set's metadata, as the pull does, and writes nothing.
     """
-    from composer.client.remote import find_remote
-    from composer.jigdo.examine import Choices, Prefer
-    from composer.ostree.repo import Repository
+    from composer.client import Choices, Prefer, Repository, find_remote
 
     name, plain_ref, version = parse_ref(ref)
     remote = find_remote(name, config_dir)
@@ -199,7 +191,7 @@ def show_plan(
     question: str = "",
 ) -> None:
     """Plan a pull and print it."""
-    from composer.client.planning import plan_pull
+    from composer.client import plan as plan_pull
 
     with console.progress(as_json=as_json) as report:
         found = plan_pull(
@@ -223,27 +215,9 @@ def show_plan(
 
 
 def _document(found: PullPlan, *, probe: bool) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "ref": found.ref,
-        "version": found.version,
-        "commit": str(found.commit),
-        "previous": str(found.previous) if found.previous else None,
-        "needed": found.needed,
-        "prefer": found.prefer.value,
-        "transfers": {
-            "set": {"bytes": found.set.bytes, "requests": found.set.requests},
-            **_amounts(found.chosen)["transfers"],
-        },
-        "bytes": found.total.bytes,
-        "requests": found.total.requests,
-        "packages": found.packages,
-        "objects": found.objects,
-        "object_bytes": found.object_bytes,
-        "seeds": {"objects": found.seeds, "bytes": found.seed_bytes},
-        "disk_bytes": found.disk_bytes,
-        "cpu_seconds": round(found.chosen.cpu_seconds, 3),
-        "memory": found.chosen.memory,
-        "alternatives": {name: _amounts(other) for name, other in found.alternatives.items()},
+    document = plan_document(found)
+    document["alternatives"] = {
+        name: amounts_document(other) for name, other in found.alternatives.items()
     }
     if probe:
         document["lost"] = lost_rows(found.lost)
@@ -251,28 +225,6 @@ def _document(found: PullPlan, *, probe: bool) -> dict[str, Any]:
     if found.explanation:
         document["explanation"] = _explanation(found.explanation)
     return document
-
-
-def lost_rows(packages: Sequence[LostPackage]) -> list[dict[str, Any]]:
-    """Describe lost packages for ``--json``."""
-    return [
-        {"package": str(lost.ref.nevra), "pkgid": str(lost.ref.pkgid), "reasons": [*lost.reasons]}
-        for lost in packages
-    ]
-
-
-def replaced_rows(packages: Sequence[Replaced]) -> list[dict[str, Any]]:
-    """Describe packages that an RPM made anew serves for, for ``--json``."""
-    return [
-        {
-            "package": str(one.package.nevra),
-            "pkgid": str(one.package.pkgid),
-            "instead": str(one.pkgid),
-            "bytes": one.size,
-            "url": one.url,
-        }
-        for one in packages
-    ]
 
 
 def lost_lines(packages: Sequence[LostPackage]) -> Iterator[str]:
@@ -286,19 +238,6 @@ def replaced_lines(packages: Sequence[Replaced]) -> Iterator[str]:
     for one in packages:
         size = human_bytes(one.size)
         yield f"made anew: {one.package.nevra}: the RPM at {one.url} serves, {size}"
-
-
-def _amounts(amounts: Amounts) -> dict[str, Any]:
-    return {
-        "transfers": {
-            kind: {"bytes": moved.bytes, "requests": moved.requests}
-            for kind, moved in amounts.transfers.items()
-        },
-        "bytes": amounts.bytes,
-        "requests": sum(moved.requests for moved in amounts.transfers.values()),
-        "cpu_seconds": round(amounts.cpu_seconds, 3),
-        "memory": amounts.memory,
-    }
 
 
 def _explanation(found: Explanation) -> dict[str, Any]:
@@ -327,6 +266,9 @@ def _lines(found: PullPlan) -> Iterator[str]:
         yield f"{found.ref}: already at {found.version} {found.commit}"
         return
     yield f"{found.ref}: {found.version} {found.commit}"
+    if found.changes is not None:
+        yield from change_lines(found.changes)
+        yield from advisory_lines(found.advisories)
     yield from lost_lines(found.lost)
     yield from replaced_lines(found.replaced)
     transfers = {**found.chosen.transfers, "set": found.set}
@@ -341,6 +283,8 @@ def _lines(found: PullPlan) -> Iterator[str]:
     yield f"  {'disk space:':17}{human_bytes(found.disk_bytes):>10}"
     yield f"  {'memory, about:':17}{human_bytes(found.chosen.memory):>10}"
     yield f"  {'packing, about:':17}{found.chosen.cpu_seconds:>8.1f} s of CPU"
+    if found.seconds is not None:
+        yield f"  {'time, about:':17}{human_seconds(found.seconds):>10}"
     yield "Other ways (set metadata apart):"
     for name, other in found.alternatives.items():
         words = "no deltas" if name == "no-deltas" else f"--prefer {name}"

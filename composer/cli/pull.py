@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from composer.cli.changes import advisory_lines, change_lines
 from composer.cli.config import config_dir_option, parse_ref, waiver_options
-from composer.cli.console import Console, human_bytes, json_option
-from composer.cli.console import plain as plain_text
+from composer.cli.console import Console, json_option
+from composer.cli.events import lost_rows, replaced_rows, transfers_document
 from composer.cli.plan import (
     KINDS,
     lost_lines,
-    lost_rows,
     max_memory_option,
     prefer_option,
     probe_option,
     replaced_lines,
-    replaced_rows,
     show_plan,
     source_options,
 )
+from composer.cli.text import human_bytes, human_seconds
+from composer.cli.text import plain as plain_text
 from composer.errors import UsageError
 
 if TYPE_CHECKING:
-    from composer.client.acceptance import Waivers
-    from composer.client.pulling import PullResult, Replanned
-    from composer.client.sources import Sources
+    from composer.client import Event, PullPlan, PullResult, Replanned, Sources, Waivers
+
+# So many of each kind of change are shown before the question; `plan` shows all.
+_MOST = 20
 
 
 @click.command()
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 @prefer_option
 @click.option("--dry-run", is_flag=True, help="Say what would move, as `plan` does; write nothing.")
 @probe_option
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before anything large moves.")
 @waiver_options
 @config_dir_option
 @json_option
@@ -58,6 +62,7 @@ def pull(
     prefer: str,
     dry_run: bool,
     probe: bool,
+    yes: bool,
     waivers: Waivers,
     config_dir: Path | None,
     as_json: bool,
@@ -66,12 +71,11 @@ def pull(
 
     VERSION may also be a commit's checksum, and older than what is here.  REF comes from
     REMOTE, or from the only remote there is.  Only what REPO lacks is fetched; an
-    interrupted pull is continued by running it again.
+    interrupted pull is continued by running it again.  On a terminal it says what would
+    change, and asks.
     """
-    from composer.client.pulling import pull as pull_ref
-    from composer.client.remote import find_remote
-    from composer.jigdo.examine import Choices, Prefer
-    from composer.ostree.repo import Repository
+    from composer.client import Choices, Prefer, Repository, find_remote
+    from composer.client import pull as pull_ref
 
     name, plain, version = parse_ref(ref)
     remote = find_remote(name, config_dir)
@@ -96,7 +100,18 @@ def pull(
         return
     if disable_fsync:
         repo.disable_fsync()
-    with console.progress(as_json=as_json) as report:
+    asks = not (yes or as_json) and sys.stdin.isatty() and sys.stderr.isatty()
+
+    def approve(plan: PullPlan) -> bool:
+        return not asks or click.confirm("Go on?", default=True, err=True)
+
+    with console.progress(as_json=as_json, whole=True) as show:
+
+        def report(event: Event) -> None:
+            show(event)
+            if not as_json:
+                _tell(console, event)
+
         done = pull_ref(
             remote,
             plain,
@@ -104,18 +119,42 @@ def pull(
             version=version,
             choices=choices,
             sources=sources,
-            replanned=lambda what: _show_replanned(console, what, as_json=as_json),
             waivers=waivers,
+            approve=approve,
             report=report,
             workers=workers,
         )
     _show(console, done, as_json=as_json)
 
 
+def _tell(console: Console, event: Event) -> None:
+    """Say, on standard error, what will be done, and what of that came to nothing."""
+    from composer.client import PullPlan, Replanned
+
+    if isinstance(event, PullPlan):
+        for line in _plan_lines(event):
+            console.say(line)
+    elif isinstance(event, Replanned):
+        for line in _replanned_lines(event):
+            console.say(line)
+
+
+def _plan_lines(plan: PullPlan) -> Iterator[str]:
+    yield plain_text(f"{plan.ref}: {plan.version} {plan.commit}")
+    if plan.changes is not None:
+        yield from change_lines(plan.changes, _MOST)
+        yield from advisory_lines(plan.advisories, _MOST)
+    total, read = plan.total, plan.set
+    line = f"To move: {human_bytes(total.bytes - read.bytes)} in {total.requests - read.requests}"
+    line += f" requests; on disk: up to {human_bytes(plan.disk_bytes)}"
+    if plan.seconds is not None:
+        line += f"; about {human_seconds(plan.seconds)}"
+    yield line
+
+
 def _show(console: Console, done: PullResult, *, as_json: bool) -> None:
     """Say what the pull did and what it moved."""
     if as_json:
-        moved = {kind: {"bytes": m.bytes, "requests": m.requests} for kind, m in done.moved.items()}
         console.json(
             {
                 "ref": done.ref,
@@ -124,7 +163,7 @@ def _show(console: Console, done: PullResult, *, as_json: bool) -> None:
                 "previous": str(done.previous) if done.previous else None,
                 "updated": done.updated,
                 "packages": done.packages,
-                "moved": moved,
+                "moved": transfers_document(done.moved),
                 "new_content_bytes": done.new_content_bytes,
                 "delta_bytes": done.delta_bytes,
                 "object_bytes": done.object_bytes,
@@ -148,16 +187,10 @@ def _show(console: Console, done: PullResult, *, as_json: bool) -> None:
         console.result(f"  from seeds: {done.seeds} objects, {human_bytes(done.seed_bytes)}")
 
 
-def _show_replanned(console: Console, what: Replanned, *, as_json: bool) -> None:
-    """Say, on standard error, what came to nothing, and what moves in its stead."""
-    if as_json:
-        parts = {k: {"bytes": m.bytes, "requests": m.requests} for k, m in what.transfers.items()}
-        document = {"phase": "replan", "lost": lost_rows(what.lost), "transfers": parts}
-        console.say(json.dumps(document))
-        return
+def _replanned_lines(what: Replanned) -> Iterator[str]:
     for line in lost_lines(what.lost):
-        console.say(plain_text(line))
-    console.say("planned anew, for what came to nothing here:")
+        yield plain_text(line)
+    yield "planned anew, for what came to nothing here:"
     names = dict(KINDS)
     for kind, part in what.transfers.items():
-        console.say(f"  {names[kind]}: {human_bytes(part.bytes)} in {part.requests} requests")
+        yield f"  {names[kind]}: {human_bytes(part.bytes)} in {part.requests} requests"

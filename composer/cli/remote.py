@@ -11,7 +11,7 @@ from composer.cli.config import config_dir_option
 from composer.cli.console import Console, json_option
 
 if TYPE_CHECKING:
-    from composer.client.remote import Remote
+    from composer.client import Remote
     from composer.net.statement import PinnedRoot
 
 
@@ -84,7 +84,7 @@ def add(
     URLs are http, https or file, or existing directories.  Keys and root are copied and
     pinned; their fingerprints are shown: compare them with what the publisher says.
     """
-    from composer.client.remote import add_remote
+    from composer.client import add_remote
 
     if not urls and not mirrorlist:
         raise click.UsageError("a URL is needed, or --mirrorlist URL")
@@ -112,7 +112,7 @@ def add(
 @click.pass_obj
 def list_(console: Console, config_dir: Path | None, as_json: bool) -> None:
     """List remotes with their URLs and trusted keys."""
-    from composer.client.remote import list_remotes
+    from composer.client import list_remotes
 
     remotes = list_remotes(config_dir)
     if as_json:
@@ -128,7 +128,7 @@ def list_(console: Console, config_dir: Path | None, as_json: bool) -> None:
 @click.pass_obj
 def remove(console: Console, name: str, config_dir: Path | None) -> None:
     """Remove the remote NAME and its pinned keys."""
-    from composer.client.remote import remove_remote
+    from composer.client import remove_remote
 
     console.result(f"removed {remove_remote(name, config_dir)}")
 

@@ -42,8 +42,7 @@ def import_(
     Each package gets the ref jigdo/pkg/<name>/<evr>.<arch>, its commit's metadata the
     pkgid.  What is here need not be fetched by a later pull.
     """
-    from composer.client.importing import import_rpms
-    from composer.ostree.repo import Repository
+    from composer.client import Repository, import_rpms
     from composer.rpm.package import find_rpms
     from composer.system.accounts import AccountTable
 

@@ -7,13 +7,13 @@ the pull moves: requests are counted by the function that makes them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.acceptance import NO_WAIVERS, Waivers
-from composer.client.pulling import staging_bytes
+from composer.client.differences import differences
 from composer.client.remote import Remote
-from composer.client.session import Found, session
+from composer.client.session import Found, Session, session
 from composer.client.sources import (
     DEFAULT_SOURCES,
     RemotePackages,
@@ -29,10 +29,13 @@ from composer.jigdo.explain import Explanation, explain
 from composer.jigdo.lost import LostPackage
 from composer.jigdo.plan import Plan
 from composer.jigdo.reader import JigdoSet
+from composer.net.packages import WINDOW
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.progress import Report, silent
+from composer.rpm.advisories import Advisory
 from composer.rpm.beginnings import Beginning
+from composer.rpm.changes import Changes
 from composer.rpm.package import PackageRef
 
 # What the program takes before it does anything: the interpreter, libostree, librpm.
@@ -65,8 +68,10 @@ class PullPlan:
 
     ``alternatives`` are by preference, and "no-deltas"; ``explanation`` is of what was asked.
     ``objects`` and ``object_bytes`` are to be fetched; ``seeds`` and ``seed_bytes`` are of
-    other trees.  ``lost`` packages, which no mirror has, and ``replaced`` ones, which RPMs
-    made anew serve for, are known where mirrors were probed.
+    other trees.  ``changes`` are of packages (None where a commit does not list them),
+    ``advisories`` what they fix; ``seconds`` it may take, where that can be told.  ``lost``
+    packages, which no mirror has, and ``replaced`` ones, which RPMs made anew serve for, are
+    known where mirrors were probed.
     """
 
     ref: str
@@ -81,7 +86,10 @@ class PullPlan:
     objects: int
     object_bytes: int
     disk_bytes: int
-    alternatives: Mapping[str, Amounts]
+    alternatives: Mapping[str, Amounts] = field(default_factory=dict)
+    changes: Changes | None = None
+    advisories: tuple[Advisory, ...] = ()
+    seconds: float | None = None
     explanation: Explanation | None = None
     lost: tuple[LostPackage, ...] = ()
     replaced: tuple[Replaced, ...] = ()
@@ -94,7 +102,7 @@ class PullPlan:
         return together([self.set, *self.chosen.transfers.values()])
 
 
-def plan_pull(
+def plan(
     remote: Remote,
     ref: str,
     repo: Repository,
@@ -117,24 +125,51 @@ def plan_pull(
     """
     with session(remote, sources=sources, waivers=waivers, report=report) as asked:
         found = asked.look(ref, repo, version=version, choices=choices, read_only=True)
-        read = Moved(asked.traffic.bytes("set"), asked.traffic.requests("set"))
         if found.set is None:
-            return _nothing(found, choices.prefer, read)
+            return _nothing(found, choices.prefer, _read(asked))
         jigdo, wanted = found.set
         kept = _Kept(repo)
-        plan, lost = wanted.plan, list[LostPackage]()
+        chosen, lost = wanted.plan, list[LostPackage]()
         if probe:
             source = asked.packages(repo, jigdo, wanted, traffic=Traffic())
-            plan, lost = _probed(jigdo, wanted, source, kept)
-
-    def amounts(plan: Plan) -> Amounts:
-        return _amounts(jigdo, wanted, plan, kept, workers)
+            chosen, lost = _probed(jigdo, wanted, source, kept)
+        told = announce(found, asked, repo, choices, workers=workers, kept=kept, plan=chosen)
 
     ways: dict[str, Prefer | None] = {prefer.value: prefer for prefer in Prefer}
     others = {name: wanted.replan(prefer) for name, prefer in (ways | {"no-deltas": None}).items()}
     explained = None
     if question:
-        explained = explain(jigdo, wanted, repo, question, plan=plan, lost=lost)
+        explained = explain(jigdo, wanted, repo, question, plan=chosen, lost=lost)
+    return replace(
+        told,
+        alternatives={
+            name: _amounts(jigdo, wanted, other, kept, workers)
+            for name, other in others.items()
+            if other
+        },
+        explanation=explained,
+        lost=tuple(lost),
+        replaced=tuple(kept.replaced[ref] for ref in sorted(kept.replaced, key=_name)),
+    )
+
+
+def announce(
+    found: Found,
+    asked: Session,
+    repo: Repository,
+    choices: Choices,
+    *,
+    workers: int,
+    kept: _Kept | None = None,
+    plan: Plan | None = None,
+) -> PullPlan:
+    """Say what pulling what was found will do; by ``plan``, where it is not the first one."""
+    assert found.set is not None
+    jigdo, wanted = found.set
+    plan, kept = plan or wanted.plan, kept or _Kept(repo)
+    chosen = _amounts(jigdo, wanted, plan, kept, workers)
+    changed = differences(repo, found.previous, jigdo.head, wanted.start)
+    speed = asked.arrivals.speed
     return PullPlan(
         ref=found.entry.ref,
         version=found.entry.version,
@@ -142,19 +177,27 @@ def plan_pull(
         previous=found.previous,
         needed=True,
         prefer=choices.prefer,
-        set=read,
-        chosen=amounts(plan),
+        set=_read(asked),
+        chosen=chosen,
         packages=len(plan.packages),
         objects=sum(wanted.missing),
         object_bytes=plan.object_bytes,
         disk_bytes=plan.disk_bytes + staging_bytes(plan) + wanted.seeds.disk_bytes,
-        alternatives={name: amounts(other) for name, other in others.items() if other},
-        explanation=explained,
-        lost=tuple(lost),
+        changes=changed.changes,
+        advisories=changed.advisories,
+        seconds=chosen.bytes / speed + chosen.cpu_seconds if speed else None,
         seeds=len(wanted.seeds.places),
         seed_bytes=wanted.seeds.object_bytes,
-        replaced=tuple(kept.replaced[ref] for ref in sorted(kept.replaced, key=_name)),
     )
+
+
+def staging_bytes(plan: Plan) -> int:
+    """Return how many bytes of RPMs lie on disk at once, at most."""
+    return min(plan.package_bytes, 2 * WINDOW)
+
+
+def _read(asked: Session) -> Moved:
+    return Moved(asked.traffic.bytes("set"), asked.traffic.requests("set"))
 
 
 def _name(ref: PackageRef) -> str:
@@ -190,7 +233,7 @@ def _nothing(found: Found, prefer: Prefer, read: Moved) -> PullPlan:
     entry = found.entry
     return PullPlan(
         entry.ref, entry.version, entry.commit, found.previous, False, prefer, read, none,
-        0, 0, 0, 0, {},
+        0, 0, 0, 0,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ objects are found, verified RPMs are kept, partial ones are continued.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from composer.client.acceptance import (
     NO_WAIVERS,
     Waivers,
 )
+from composer.client.events import Declined, Listener, Meter, Replanned, unheard
+from composer.client.planning import PullPlan, announce, staging_bytes
 from composer.client.remote import Remote
 from composer.client.session import Found, session
 from composer.client.sources import (
@@ -24,7 +27,7 @@ from composer.client.sources import (
     Sources,
     package_directory,
 )
-from composer.client.transfers import Moved, Transfers, transfers
+from composer.client.transfers import Moved, transfers
 from composer.jigdo.descriptions import Descriptions
 from composer.jigdo.examine import DEFAULT_CHOICES, Choices
 from composer.jigdo.lost import LostPackage
@@ -33,19 +36,9 @@ from composer.jigdo.reader import JigdoSet
 from composer.jigdo.reassemble import check_space, check_storable, reassemble
 from composer.jigdo.seeding import SeedPlan
 from composer.jigdo.tree import tree_frames
-from composer.net.packages import WINDOW
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
-from composer.progress import Report, silent
 from composer.system.files import remove_tree
-
-
-@dataclass(frozen=True, slots=True)
-class Replanned:
-    """Packages that turned out lost during a pull, and what is to move in their stead."""
-
-    lost: tuple[LostPackage, ...]
-    transfers: Transfers
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,39 +74,50 @@ def pull(
     choices: Choices = DEFAULT_CHOICES,
     version: str = "",
     sources: Sources = DEFAULT_SOURCES,
-    replanned: Callable[[Replanned], object] = lambda what: None,
     waivers: Waivers = NO_WAIVERS,
-    report: Report = silent,
+    approve: Callable[[PullPlan], bool] = lambda plan: True,
+    report: Listener = unheard,
+    cancel: threading.Event | None = None,
     workers: int = 2,
 ) -> PullResult:
     """Bring ``ref`` of ``repo`` to the newest version that ``remote`` has, or to ``version``.
 
     ``version`` may be older than what is here; it is a version or a commit's checksum.
     RPMs of this machine are used instead of the mirrors', and files of seeds instead of
-    RPMs.  An RPM that was signed or
-    compressed anew since the set was built serves as well, for its contents are proven one
-    by one.  When packages are lost, what they have comes another way, and ``replanned``
-    is told.
+    RPMs.  An RPM that was signed or compressed anew since the set was built serves as well,
+    for its contents are proven one by one; what lost packages have comes another way.
+
+    ``approve`` is asked before anything large moves.  ``report`` gets the plan, steps, and
+    the progress of all (:mod:`composer.client.events`).  ``cancel``, set by another thread,
+    ends the pull at the next step.
 
     Raises NotFound when the remote has no such ref, PackagesLost when it lacks a package
     and nothing else has what it has, VerificationFailed (with kin) for anything that is
-    not what it must be, and NoSpace before the first large byte moves.  The ref is then
-    the old one and the repository whole.
+    not what it must be, NoSpace before the first large byte moves, Declined where ``approve``
+    says no, and Cancelled.  The ref is then the old one and the repository whole.
     """
-    with session(remote, sources=sources, waivers=waivers, report=report) as asked:
+    meter = Meter(report, cancel=cancel)
+    with session(remote, sources=sources, waivers=waivers, report=meter) as asked:
         found = asked.look(ref, repo, version=version, choices=choices)
         if found.set is None:
             return _result(found, asked.traffic)
         jigdo, wanted = found.set
         check_storable(repo, wanted.headers)
+        announced = announce(found, asked, repo, choices, workers=workers)
+        meter.tell(announced)
+        if not approve(announced):
+            raise Declined(f"{ref}: not pulled", hint="nothing was changed")
         beside = staging_bytes(wanted.plan) + wanted.seeds.disk_bytes
         check_space(repo, wanted.plan, staging_bytes=beside)
-        source = asked.packages(repo, jigdo, wanted, report=report)
+        source = asked.packages(repo, jigdo, wanted, report=meter)
+        meter.expect(announced.chosen.transfers, announced.object_bytes + announced.seed_bytes)
         lost: list[LostPackage] = []
 
-        def told(plan: Plan, gone: Sequence[LostPackage]) -> None:
+        def replanned(plan: Plan, gone: Sequence[LostPackage]) -> None:
             lost.extend(gone)
-            replanned(Replanned(tuple(gone), transfers(jigdo, plan)))
+            anew = Replanned(tuple(gone), transfers(jigdo, plan))
+            meter.expect(anew.transfers, plan.object_bytes)
+            meter.tell(anew)
 
         plans = reassemble(
             jigdo,
@@ -122,18 +126,14 @@ def pull(
             source,
             ref=ref,
             choices=choices,
-            replanned=told,
-            report=report,
+            replanned=replanned,
+            report=meter,
             workers=workers,
         )
         remove_tree(package_directory(repo))
         _keep_description(jigdo, repo, Descriptions.of(repo))
+        meter.finish()
         return _result(found, asked.traffic, plans, lost, source.replaced())
-
-
-def staging_bytes(plan: Plan) -> int:
-    """Return how many bytes of RPMs lie on disk at once, at most."""
-    return min(plan.package_bytes, 2 * WINDOW)
 
 
 def _result(

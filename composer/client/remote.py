@@ -242,6 +242,14 @@ def as_url(text: str) -> str:
     return Path(text).resolve().as_uri() if "://" not in text and Path(text).is_dir() else text
 
 
+def parse_archives(texts: Iterable[str]) -> tuple[str, ...]:
+    """Check URLs and templates of archives; an existing directory becomes a URL."""
+    try:
+        return tuple(str(Archive.parse(as_url(text))) for text in texts)
+    except ValueError as error:
+        raise UsageError(f"--archive: {error}") from None
+
+
 def _pin(keys: Sequence[Path]) -> tuple[bytes, tuple[str, ...]]:
     """Return a keyring of the keys in the files, and the fingerprints of its primary keys."""
     if not keys:

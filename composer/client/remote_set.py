@@ -5,6 +5,9 @@ Rule kept here: what the pointer says of a set, the set must say too.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from composer.checksum import ContentDigest
 from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
 from composer.jigdo.container import MAX_INDEX, Check, Index, Kind
@@ -15,9 +18,17 @@ from composer.jigdo.pointer import PointerEntry, UpdatePlace
 from composer.jigdo.reader import JigdoSet
 from composer.net.fetch import Fetcher
 
+Heard = Callable[[str, int, float], object]
+"""Told of each range that came: its kind ("set", "new", "delta"), bytes, seconds it took."""
+
 
 def open_remote_set(
-    fetcher: Fetcher, entry: PointerEntry, kept: Descriptions, *, max_memory: int
+    fetcher: Fetcher,
+    entry: PointerEntry,
+    kept: Descriptions,
+    *,
+    max_memory: int,
+    heard: Heard = lambda kind, size, seconds: None,
 ) -> JigdoSet:
     """Open the set that a pointer names, by ranges; with one, if it is an update of what is here.
 
@@ -28,7 +39,7 @@ def open_remote_set(
             f"{entry.location}: the pointer claims {entry.index.uncompressed} bytes of index",
             hint="no set has that many: ask who published it",
         )
-    ranges = _RemoteRanges(fetcher, entry)
+    ranges = _RemoteRanges(fetcher, entry, heard)
     known = _updated(fetcher, entry, ranges, kept, max_memory)
     jigdo = JigdoSet(ranges, entry.index, known)
     ranges.learn(jigdo)
@@ -89,8 +100,8 @@ def _follow(
 class _RemoteRanges:
     """Byte ranges of a .jigdo file inside an RPM on a mirror."""
 
-    def __init__(self, fetcher: Fetcher, entry: PointerEntry) -> None:
-        self._fetcher, self._entry = fetcher, entry
+    def __init__(self, fetcher: Fetcher, entry: PointerEntry, heard: Heard) -> None:
+        self._fetcher, self._entry, self._heard = fetcher, entry, heard
         self._content = range(0)
         self._deltas = range(0)
 
@@ -104,9 +115,12 @@ class _RemoteRanges:
         place = self._require(first, length)
         kind = "new" if first in self._content else "delta" if first in self._deltas else "set"
         location = self._entry.location
-        return self._fetcher.fetch_range(
+        began = time.monotonic()
+        data = self._fetcher.fetch_range(
             location, first=place, length=length, kind=kind, check=check
         )
+        self._heard(kind, length, time.monotonic() - began)
+        return data
 
     def _require(self, first: int, length: int) -> int:
         if first + length > self._entry.length:

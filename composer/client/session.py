@@ -42,6 +42,9 @@ from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
 
+# Less says nothing of how fast it comes.
+_TELLING = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -50,6 +53,28 @@ class Found:
     entry: PointerEntry
     previous: ObjectChecksum | None
     set: tuple[JigdoSet, Wanted] | None
+
+
+class Arrivals:
+    """Counts what comes of a set: for progress, and to tell how fast the remote is."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._content, self._bytes, self._seconds = 0, 0, 0.0
+
+    def __call__(self, kind: str, size: int, seconds: float) -> None:
+        """Take note of a range (composer.client.remote_set)."""
+        self._bytes += size
+        self._seconds += seconds
+        if kind != "set":
+            self._content += size
+            item = "deltas" if kind == "delta" else "new content"
+            self._report(Step("content", self._content, 0, "bytes", item))
+
+    @property
+    def speed(self) -> float | None:
+        """Bytes per second, about, when enough came to tell."""
+        return self._bytes / self._seconds if self._bytes >= _TELLING and self._seconds else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +89,7 @@ class Session:
     sources: Sources
     waivers: Waivers
     report: Report
+    arrivals: Arrivals
 
     def newest(self, ref: str, version: str = "") -> Newest:
         """Ask what is newest of ``ref``, or which set is of ``version``."""
@@ -88,7 +114,9 @@ class Session:
         if previous == entry.commit and is_good_here(self.remote, repo, ref, entry.commit):
             return Found(entry, previous, None)
         kept = Descriptions.of(repo)
-        jigdo = open_remote_set(self.fetcher, entry, kept, max_memory=choices.max_memory)
+        jigdo = open_remote_set(
+            self.fetcher, entry, kept, max_memory=choices.max_memory, heard=self.arrivals
+        )
         base = previous if previous and not repo.is_partial(previous) else None
 
         def check(frame: CommitFrame) -> None:
@@ -145,4 +173,5 @@ def session(
         closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher,
         SeedTrees(sources.seeds, report) as seeds,
     ):
-        yield Session(remote, fetcher, traffic, cache, seeds, sources, waivers, report)
+        arrivals = Arrivals(report)
+        yield Session(remote, fetcher, traffic, cache, seeds, sources, waivers, report, arrivals)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from composer.checksum import ObjectChecksum
-from composer.compose.advisories import Advisory
 from composer.compose.history import advisories_of
 from composer.compose.ima import XATTR as IMA
 from composer.compose.ima import Signatures
@@ -35,6 +34,7 @@ from composer.errors import BoundExceeded, ComposerError, FormatError
 from composer.ostree.committing import Attributes, Unread, write_tree
 from composer.ostree.digests import DigestCache
 from composer.ostree.repo import Repository
+from composer.rpm.advisories import Advisory
 from composer.rpm.listing import OWN_LIST
 from composer.rpm.package import Nevra
 

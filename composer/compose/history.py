@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from composer.checksum import ObjectChecksum
-from composer.compose.advisories import Advisory, fixed
-from composer.compose.advisories import read as read_advisories
 from composer.errors import BoundExceeded, ComposerError
 from composer.ostree.repo import Repository
+from composer.rpm.advisories import Advisory, fixed
+from composer.rpm.advisories import read as read_advisories
 from composer.rpm.changes import Changes, compare, compare_versions
 from composer.rpm.listing import (
     DIRECTORIES,
@@ -70,13 +70,8 @@ def package_difference(
         except ComposerError as error:
             missing.append(f"no changelogs: {error.message}")
     came = _advisories_between(repo, before, after, changes)
-    advisories = fixed(advisories_of(repo, before), came, brought(changes))
+    advisories = fixed(advisories_of(repo, before), came, changes.brought)
     return PackageDifference(changes, entries, advisories, tuple(missing))
-
-
-def brought(changes: Changes) -> tuple[Nevra, ...]:
-    """Give the packages that came with a change, and can have brought something to fix."""
-    return (*changes.added, *(new for _, new in changes.upgraded))
 
 
 def _advisories_between(
@@ -87,7 +82,7 @@ def _advisories_between(
     Those of the latter are for older versions; they get the packages that came in the end.
     """
     found = {advisory.ident: advisory for advisory in advisories_of(repo, after)}
-    newest = {(new.name, new.arch): new for new in brought(changes)}
+    newest = {(new.name, new.arch): new for new in changes.brought}
     for commit in _between(repo, before, after):
         for advisory in advisories_of(repo, commit):
             packages = tuple(sorted(set(_followed(advisory.packages, newest))))

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from composer.compose import advisories
-from composer.compose.advisories import Advisory
+from composer.compose.advisories import carried, passed
 from composer.compose.packages import ComposedPackage
 from composer.errors import ComposerError
+from composer.rpm import advisories
+from composer.rpm.advisories import Advisory
 from composer.rpm.listing import OWN_LIST, RPMOSTREE_LIST
 from composer.rpm.package import Nevra
 
@@ -48,7 +49,7 @@ def origin_of(base: Any, before: Iterable[Nevra]) -> Origin:
     found = sorted(
         (repo.id, int(repo._repo.getMaxTimestamp())) for repo in base.repos.iter_enabled()
     )
-    return Origin(tuple(found), advisories.carried(base), advisories.passed(base, before))
+    return Origin(tuple(found), carried(base), passed(base, before))
 
 
 def package_values(packages: Sequence[ComposedPackage]) -> dict[str, Any]:

@@ -15,12 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from composer.compose.account_check import expected_accounts, known_accounts
-from composer.compose.advisories import Advisory, fixed
 from composer.compose.again import build_again
 from composer.compose.build import Build, build
 from composer.compose.commit import Previous, Signing, previous
 from composer.compose.depsolve import Solution, solving
-from composer.compose.history import brought
 from composer.compose.layers import Layer, resolve_layers
 from composer.compose.lockfile import read_lockfiles
 from composer.compose.metadata import Origin, origin_of
@@ -37,6 +35,7 @@ from composer.errors import ComposerError, NothingNew, UsageError
 from composer.ostree.digests import DIGESTS
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
+from composer.rpm.advisories import Advisory, fixed
 from composer.rpm.changes import Changes, compare
 from composer.rpm.package import Nevra
 from composer.system.limits import DEFAULTS, Limits
@@ -345,7 +344,7 @@ def _build(
 def _fixed(plan: _Plan, solution: Solution) -> tuple[Advisory, ...]:
     changes = compare(plan.before.nevras, (package.nevra for package in solution.packages))
     came = sorted((*plan.origin.advisories, *plan.origin.passed))
-    return fixed(plan.before.advisories, came, brought(changes))
+    return fixed(plan.before.advisories, came, changes.brought)
 
 
 def _result(

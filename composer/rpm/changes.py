@@ -27,6 +27,11 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.upgraded or self.downgraded)
 
+    @property
+    def brought(self) -> tuple[Nevra, ...]:
+        """The packages that came, and can have brought something to fix."""
+        return (*self.added, *(new for _, new in self.upgraded))
+
     def summary(self) -> dict[str, list[object]]:
         """Describe them as a JSON document."""
         return {

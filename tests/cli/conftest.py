@@ -1,5 +1,5 @@
-"""The published fixture OS, for tests of commands."""
+"""The published fixture OS and clients of it, for tests of commands."""
 
-from tests.client.conftest import published
+from tests.client.conftest import client, published, updatable
 
-__all__ = ["published"]
+__all__ = ["client", "published", "updatable"]

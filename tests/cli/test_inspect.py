@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.cli.console import human_bytes
+from composer.cli.text import human_bytes
 from composer.jigdo.inspecting import shared_out
 from composer.mirror.making import open_set
 from composer.system.templates import render

@@ -52,7 +52,7 @@ def complete(client: Client, *words: object) -> Any:
 def replans(err: str) -> list[Any]:
     """The new plans that a pull printed, from what --json prints on standard error."""
     documents = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-    return [one for one in documents if one["phase"] == "replan"]
+    return [one for one in documents if one["event"] == "replan"]
 
 
 def lose(site: SetRpm, *names: str) -> list[Path]:

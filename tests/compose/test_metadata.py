@@ -15,10 +15,10 @@ import pytest
 from gi.repository import GLib
 
 from composer.checksum import ObjectChecksum
-from composer.compose.advisories import Advisory, fixed, metadata, read
 from composer.compose.history import advisories_of
 from composer.compose.metadata import BadMetadata, finished, joined, json_values
 from composer.ostree.repo import Repository
+from composer.rpm.advisories import Advisory, fixed, metadata, read
 from composer.rpm.package import Nevra
 from tests.commands import Done, jigdo, ostree
 from tests.compose.rpms import File, Spec, build, index, needs_root, repository, shell
