@@ -12,6 +12,7 @@ ROOT = Path(composer.__file__).parent
 # A layer may import the layers below its own row, never its own row's others.
 _ROWS = [
     {"cli"},
+    {"sysroot"},
     {"compose", "client", "mirror", "oci"},
     {"net"},
     {"jigdo"},

@@ -22,14 +22,20 @@ _COMMANDS = {
     # name: (module, attribute, one line for the help page)
     "check": ("check", "check", "Whether a remote has something new; costs one small file."),
     "compose": ("compose", "compose", "Compose a treefile into an OSTree commit."),
+    "deploy": ("deploy", "deploy", "Make a commit what boots next."),
     "diff": ("diff", "diff", "What changed between two commits: packages, advisories, files."),
+    "install": ("install", "install", "Make a disk that boots a ref, from a remote or repository."),
     "mirror": ("mirror", "mirror", "The mirror operator's side: serve, keys, refresh."),
+    "os-init": ("install", "os_init", "Make the place of an operating system in a sysroot."),
     "plan": ("plan", "plan", "What a pull would move, use and write; why it is so."),
     "pull": ("pull", "pull", "Reassemble a commit from its jigdo set and RPM mirrors."),
     "remote": ("remote", "remote", "Where sets come from, and whom to trust: add, list, remove."),
     "repo": ("repo", "repo", "Local repositories: import RPMs."),
+    "rollback": ("deploy", "rollback", "Make the previous deployment what boots next."),
     "set": ("jigdo_set", "jigdo_set", "Jigdo sets: build, inspect, verify."),
+    "status": ("status", "status", "What is deployed, and what the next boot changes."),
     "treefile": ("treefile", "treefile", "Parse, flatten and validate a treefile."),
+    "undeploy": ("deploy", "undeploy", "Remove a deployment, and what only it needed."),
 }
 
 

@@ -90,18 +90,25 @@ def is_good_here(remote: Remote, repo: Repository, ref: str, commit: ObjectCheck
 
     Another remote, or another program, may have put an unsigned one under the ref.
     """
-    from composer.jigdo.reader import CommitFrame
-
     if repo.is_partial(commit):
         return False
-    signatures = repo.detached_metadata(commit)
-    detached = signatures.get_data_as_bytes().get_data() if signatures else None
-    frame = CommitFrame(repo.metadata("commit", commit), detached or b"", repo.commit(commit))
     try:
-        require_acceptable(remote, repo, ref, frame)
+        require_acceptable_here(remote, repo, ref, commit)
     except BadSignature:
         return False  # the set may have better ones
     return True
+
+
+def require_acceptable_here(
+    remote: Remote, repo: Repository, ref: str, commit: ObjectChecksum
+) -> None:
+    """As :func:`require_acceptable`, of a commit that is in ``repo`` with its signatures."""
+    from composer.jigdo.reader import CommitFrame
+
+    signatures = repo.detached_metadata(commit)
+    detached = signatures.get_data_as_bytes().get_data() if signatures else None
+    frame = CommitFrame(repo.metadata("commit", commit), detached or b"", repo.commit(commit))
+    require_acceptable(remote, repo, ref, frame)
 
 
 def require_acceptable(remote: Remote, repo: Repository, ref: str, frame: CommitFrame) -> None:

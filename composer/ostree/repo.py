@@ -13,12 +13,14 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from composer.checksum import ContentDigest, ObjectChecksum
-from composer.errors import ChecksumMismatch, ComposerError, NoSpace, NotFound, VerificationFailed
+from composer.errors import ChecksumMismatch, NotFound, VerificationFailed
+from composer.ostree.library import RepositoryError
+from composer.ostree.library import library as _ostree
+from composer.ostree.library import library_errors as _errors
 from composer.ostree.objects import (
     Commit,
     DirTree,
@@ -27,7 +29,6 @@ from composer.ostree.objects import (
     parse_commit,
     parse_dirtree,
 )
-from composer.system.files import explained
 
 if TYPE_CHECKING:
     from gi.repository import GLib
@@ -36,44 +37,6 @@ INLINE_LIMIT = 1 << 20
 """Content of up to this many bytes is written in one call, larger is streamed."""
 
 MODES = ("bare", "bare-user", "bare-user-only", "archive")
-
-
-@lru_cache(maxsize=1)
-def _ostree() -> Any:
-    import gi
-
-    gi.require_version("OSTree", "1.0")
-    from gi.repository import OSTree
-
-    return OSTree
-
-
-class RepositoryError(ComposerError):
-    """libostree could not do what was asked of a repository."""
-
-
-@contextmanager
-def _errors(what: str) -> Iterator[None]:
-    """Turn a GLib.Error into one of ours; ``what`` names the repository or the object."""
-    from gi.repository import Gio, GLib
-
-    try:
-        yield
-    except OSError as error:
-        explanation = explained(error, Path(what))
-        raise (
-            explanation if explanation is not error else RepositoryError(f"{what}: {error}")
-        ) from error
-    except GLib.Error as error:
-        full = error.matches(Gio.io_error_quark(), Gio.IOErrorEnum.NO_SPACE)
-        if full or "min-free-space" in error.message or "No space left" in error.message:
-            raise NoSpace(
-                f"{what}: no space left: {error.message}",
-                hint="free some space there and run the same command again",
-            ) from error
-        if "Corrupted" in error.message:
-            raise VerificationFailed(f"{what}: {error.message}") from error
-        raise RepositoryError(f"{what}: {error.message}") from error
 
 
 class Repository:

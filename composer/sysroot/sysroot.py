@@ -1,0 +1,166 @@
+"""A sysroot: the deployments of a machine or of a disk, through libostree.
+
+Rules kept here: one process changes a sysroot at a time; what changes becomes what boots
+in libostree's one step, the last; a failure before it leaves what was there, and what it
+began is swept away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from composer.errors import ComposerError, NotFound, UsageError
+from composer.ostree.library import library, library_errors
+from composer.ostree.repo import Repository
+from composer.sysroot.deployment import Deployment, read_deployments
+
+HOST = Path("/")
+
+
+class SysrootBusy(ComposerError):
+    """Another process changes the sysroot."""
+
+
+class Sysroot:
+    """A sysroot that is there."""
+
+    def __init__(self, sysroot: Any, path: Path) -> None:
+        self._sysroot, self.path = sysroot, path
+        self.repo = Repository.open(path / "ostree/repo")
+
+    @classmethod
+    def open(cls, path: Path = HOST) -> Self:
+        """Open the sysroot at ``path``; ``/`` is this machine's.  Raises NotFound without one."""
+        from gi.repository import Gio
+
+        if not (path / "ostree/repo/config").is_file():
+            raise NotFound(
+                f"{path}: not a sysroot of OSTree",
+                hint="this machine does not run from one; --sysroot names another"
+                if path == HOST
+                else f"make one: jigdo-composer os-init NAME --sysroot {path}",
+            )
+        sysroot = library().Sysroot.new(Gio.File.new_for_path(str(path)))
+        with library_errors(str(path)):
+            # On a machine that runs from it, /sysroot may be read-only for all others.
+            sysroot.initialize_with_mount_namespace(None)
+            sysroot.load(None)
+        return cls(sysroot, path)
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Make (or open) a sysroot at ``path``, an existing directory."""
+        from gi.repository import Gio
+
+        if not path.is_dir():
+            raise NotFound(f"{path}: not a directory")
+        sysroot = library().Sysroot.new(Gio.File.new_for_path(str(path)))
+        with library_errors(str(path)):
+            sysroot.ensure_initialized(None)
+        # What every kernel and initramfs mounts something on.
+        for name in ("boot", "dev", "proc", "run", "sys", "sysroot"):
+            (path / name).mkdir(mode=0o755, exist_ok=True)
+        return cls.open(path)
+
+    @contextmanager
+    def changing(self) -> Iterator[Any]:
+        """Give libostree's object, locked against other processes and loaded anew.
+
+        When the block fails, what it had begun is removed.  Raises SysrootBusy.
+        """
+        with library_errors(str(self.path)):
+            _, locked = self._sysroot.try_lock()
+            if not locked:
+                raise SysrootBusy(
+                    f"{self.path}: another process changes this sysroot",
+                    hint="wait for it, and run the same command again",
+                )
+            try:
+                self._sysroot.load_if_changed(None)
+                try:
+                    yield self._sysroot
+                except BaseException:
+                    self._sweep()
+                    raise
+            finally:
+                self._sysroot.unlock()
+
+    def _sweep(self) -> None:
+        """Remove what no deployment uses; what cannot be removed is left for the next time."""
+        from gi.repository import GLib
+
+        with suppress(GLib.Error):
+            self._sysroot.load(None)
+            self._sysroot.prepare_cleanup(None)
+
+    def deployments(self) -> tuple[Deployment, ...]:
+        """List what is deployed, what boots next first."""
+        with library_errors(str(self.path)):
+            self._sysroot.load_if_changed(None)
+        return read_deployments(self.raw(), self._sysroot.get_booted_deployment())
+
+    def raw(self) -> list[Any]:
+        """libostree's own deployments, in the same order."""
+        return list(self._sysroot.get_deployments())
+
+    @property
+    def is_booted(self) -> bool:
+        """Whether this machine runs from it."""
+        return self._sysroot.get_booted_deployment() is not None
+
+    def oses(self) -> tuple[str, ...]:
+        """Names of the operating systems that have a place here."""
+        places = (self.path / "ostree/deploy").glob("*")
+        return tuple(sorted(path.name for path in places if path.is_dir()))
+
+    def add_os(self, name: str) -> None:
+        """Make the place of an operating system; raises UsageError if it is there."""
+        if not name or "/" in name or name.startswith(".") or not name.isprintable():
+            raise UsageError(f"{name!r} cannot be an operating system's name")
+        if (self.path / "ostree/deploy" / name).exists():
+            raise UsageError(f"{self.path}: there is an operating system {name} already")
+        with self.changing() as sysroot:
+            sysroot.init_osname(name, None)
+
+    def choose_os(self, name: str = "") -> str:
+        """Return ``name``, or the one that is booted or first, or the only one there is.
+
+        Raises NotFound and UsageError.
+        """
+        known = self.oses()
+        if name:
+            if name not in known:
+                raise NotFound(
+                    f"{self.path}: no operating system {name}",
+                    details=[f"there are: {', '.join(known)}"] if known else (),
+                    hint=f"jigdo-composer os-init {name} --sysroot {self.path}",
+                )
+            return name
+        deployments = self.deployments()
+        booted = [one.os for one in deployments if one.role == "booted"]
+        if booted or deployments:
+            return (booted or [deployments[0].os])[0]
+        if len(known) == 1:
+            return known[0]
+        raise UsageError(
+            f"{self.path}: which operating system?" if known else f"{self.path}: has none yet",
+            details=known,
+            hint="--os NAME" if known else f"jigdo-composer os-init NAME --sysroot {self.path}",
+        )
+
+    def merge_deployment(self, os_name: str) -> Deployment | None:
+        """The deployment whose /etc and kernel arguments a new one takes over."""
+        found = self._sysroot.get_merge_deployment(os_name)
+        if found is None:
+            return None
+        return next(
+            d for d, raw in zip(self.deployments(), self.raw(), strict=True) if raw.equal(found)
+        )
+
+    def write(self, order: Sequence[Any]) -> None:
+        """Make ``order``, of :meth:`raw`, what there is and boots; to be called in ``changing``."""
+        with library_errors(str(self.path)):
+            self._sysroot.write_deployments(list(order), None)
