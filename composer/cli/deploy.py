@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from composer.cli.config import config_dir_option
-from composer.cli.console import Console, json_option, plain
+from composer.cli.console import Console, json_option
 from composer.cli.sysroot_options import (
     deployment_document,
     kargs_options,
@@ -16,6 +16,7 @@ from composer.cli.sysroot_options import (
     remote_option,
     sysroot_option,
 )
+from composer.cli.text import plain
 
 if TYPE_CHECKING:
     from composer.sysroot.deployment import Deployment

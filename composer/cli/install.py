@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from composer.cli.config import config_dir_option, parse_ref, waiver_options
-from composer.cli.console import Console, json_option, plain
+from composer.cli.console import Console, json_option
 from composer.cli.sysroot_options import deployment_document, kargs_options
+from composer.cli.text import plain
 from composer.errors import UsageError
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from composer.cli.config import config_dir_option
-from composer.cli.console import Console, json_option, plain
+from composer.cli.console import Console, json_option
 from composer.cli.sysroot_options import deployment_document, sysroot_option
+from composer.cli.text import plain
 
 if TYPE_CHECKING:
     from composer.sysroot.status import Described, Status

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from composer.checksum import ObjectChecksum
 from composer.client.acceptance import NO_WAIVERS, Waivers
-from composer.client.pull import pull
+from composer.client.events import Listener, unheard
+from composer.client.pulling import pull
 from composer.client.remote import find_remote
 from composer.errors import UsageError
 from composer.ostree.repo import Repository
@@ -36,7 +37,7 @@ def from_remote(
     version: str = "",
     config_dir: Path | None = None,
     waivers: Waivers = NO_WAIVERS,
-    report: Report = silent,
+    report: Listener = unheard,
 ) -> Bring:
     """Pull it; raises, when asked to bring it, what a pull raises."""
     remote = find_remote(name, config_dir)
