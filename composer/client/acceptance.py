@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from composer.checksum import ObjectChecksum
 from composer.client.remote import Remote
-from composer.errors import NotFound, VerificationFailed
+from composer.errors import VerificationFailed
 from composer.jigdo.pointer import PointerEntry
 from composer.net.fetch import Fetcher
-from composer.net.repository import find_entry
+from composer.net.repository import find_entry, find_signed_version
 from composer.net.trust import Statement, find_signed_entry
 from composer.ostree.repo import Repository
 from composer.ostree.signature import BadSignature, require_signature
@@ -64,8 +64,8 @@ def find_newest(
 ) -> Newest:
     """The newest set of ``ref`` by the remote's signed statements, or by its pointer without.
 
-    With ``version``, the set of that version, or commit.  Raises NotFound for one that is
-    not the newest where statements are demanded: they are about the newest alone.
+    With ``version``, the set of that version, or commit, which a statement vouches for too.
+    Raises NotFound when there is none.
     """
     if remote.root is None:
         return Newest(find_entry(fetcher, ref, version))
@@ -78,10 +78,7 @@ def find_newest(
     )
     entry = statement.entry
     if version not in ("", entry.version, str(entry.commit)):
-        raise NotFound(
-            f"{ref}: the publisher signs for {entry.version} alone, not for {version}",
-            hint="`remote add --trust gpg` makes a remote that accepts every signed commit",
-        )
+        entry = find_signed_version(fetcher, entry, statement.versions, version)
     return Newest(entry, statement)
 
 

@@ -109,9 +109,17 @@ class Versions:
         kept = (one for one in self.entries if (one.ref, one.commit) != (ref, commit))
         return Versions(tuple(kept))
 
+    def digest(self, ref: str) -> ContentDigest | None:
+        """What a statement says of a ref's entries: the digest of their dump; None for none."""
+        own = [entry for entry in self.entries if entry.ref == ref]
+        return ContentDigest.of(_dump(own)) if own else None
+
     def dump(self) -> bytes:
         """Serialise; equal values give equal bytes."""
         return _dump(self.entries)
+
+
+NO_VERSIONS = Versions()
 
 
 def find_version(newest: PointerEntry, others: Sequence[PointerEntry], wanted: str) -> PointerEntry:

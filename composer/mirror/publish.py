@@ -132,13 +132,24 @@ def publish_set(
             _keep_others(repository, new)
             _switch(new, repository, old)
         if keys is not None:
-            refresh(open_ledger(repository), after.pointer, keys, now=datetime.now(UTC))
+            refresh(
+                open_ledger(repository),
+                after.pointer,
+                keys,
+                versions=after.versions,
+                now=datetime.now(UTC),
+            )
     return entry
 
 
 def current_pointer(repository: Path) -> Pointer:
     """Return the pointer that the repository has; an empty one where it has none."""
     return _read_lists(repository, _read_repomd(repository)).pointer
+
+
+def current_versions(repository: Path) -> Versions:
+    """Return the list of sets that are not the newest."""
+    return _read_lists(repository, _read_repomd(repository)).versions
 
 
 def published(repository: Path, ref: str, commit: str) -> PointerEntry | None:

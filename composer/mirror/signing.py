@@ -11,7 +11,8 @@ from pathlib import Path
 
 from composer.errors import NotFound
 from composer.mirror.keys import KeyDirectory, require_apart
-from composer.mirror.publish import alone, current_pointer
+from composer.mirror.ledger import Ledger
+from composer.mirror.publish import alone, current_pointer, current_versions
 from composer.mirror.rotation import Change, adopt, rotate
 from composer.mirror.trust import Refreshed, Terms, begin, open_ledger, refresh
 
@@ -31,8 +32,7 @@ def refresh_published(repository: Path, keys: KeyDirectory) -> Refreshed:
     """Sign what the repository's pointer says, where that is news, and that it still holds."""
     _require_repository(repository)
     with alone(repository):
-        pointer = current_pointer(repository)
-        return refresh(open_ledger(repository), pointer, keys, now=datetime.now(UTC))
+        return _refresh(repository, open_ledger(repository), keys, datetime.now(UTC))
 
 
 def rotate_published(
@@ -55,7 +55,7 @@ def rotate_published(
         )
         if change.waiting:
             return change, None
-        return change, refresh(ledger, current_pointer(repository), keys, now=now)
+        return change, _refresh(repository, ledger, keys, now)
 
 
 def adopt_root(repository: Path, path: Path, keys: KeyDirectory) -> tuple[Change, Refreshed | None]:
@@ -66,8 +66,12 @@ def adopt_root(repository: Path, path: Path, keys: KeyDirectory) -> tuple[Change
         change = adopt(ledger, path)
         if change.waiting:
             return change, None
-        pointer = current_pointer(repository)
-        return change, refresh(ledger, pointer, keys, now=datetime.now(UTC))
+        return change, _refresh(repository, ledger, keys, datetime.now(UTC))
+
+
+def _refresh(repository: Path, ledger: Ledger, keys: KeyDirectory, now: datetime) -> Refreshed:
+    pointer, versions = current_pointer(repository), current_versions(repository)
+    return refresh(ledger, pointer, keys, versions=versions, now=now)
 
 
 def _require_repository(repository: Path) -> None:

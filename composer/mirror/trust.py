@@ -13,11 +13,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from composer.checksum import ContentDigest
 from composer.errors import ComposerError, UsageError
-from composer.jigdo.pointer import Pointer, PointerEntry, dump_entry
+from composer.jigdo.pointer import NO_VERSIONS, Pointer, PointerEntry, Versions, dump_entry
 from composer.mirror.keys import KeyDirectory
 from composer.mirror.ledger import DAYS, TOP_ROLES, Ledger, days_of
-from composer.net.statement import CUSTOM, MAX_REF, ref_of, role_of
+from composer.net.statement import CUSTOM, CUSTOM_VERSIONS, MAX_REF, ref_of, role_of
 from composer.net.trust import DIRECTORY
 
 if TYPE_CHECKING:
@@ -156,8 +157,17 @@ def open_ledger(repository: Path) -> Ledger:
     return Ledger(repository / DIRECTORY)
 
 
-def refresh(ledger: Ledger, pointer: Pointer, keys: KeyDirectory, *, now: datetime) -> Refreshed:
+def refresh(
+    ledger: Ledger,
+    pointer: Pointer,
+    keys: KeyDirectory,
+    *,
+    versions: Versions = NO_VERSIONS,
+    now: datetime,
+) -> Refreshed:
     """Sign what ``pointer`` says, where that is news, and that it still holds; publish it.
+
+    Of ``versions``, those that are not the newest, a digest is signed.
 
     Only the keys of what is to be signed need to be there, so the machine that says daily
     that nothing changed has those of timestamp and snapshot alone.  Raises ComposerError
@@ -167,7 +177,7 @@ def refresh(ledger: Ledger, pointer: Pointer, keys: KeyDirectory, *, now: dateti
     work.root()
     work.delegations(pointer)
     for entry in pointer.entries:
-        work.ref(entry.ref, entry)
+        work.ref(entry.ref, _target(entry, versions.digest(entry.ref)))
     for ref in sorted(work.known() - {entry.ref for entry in pointer.entries}):
         work.ref(ref, None)
     work.snapshot()
@@ -205,12 +215,12 @@ class _Refreshing:
         if new or self._must_sign("targets", targets):
             self._stage("targets", targets)
 
-    def ref(self, ref: str, entry: PointerEntry | None) -> None:
+    def ref(self, ref: str, target: TargetFile | None) -> None:
         """Sign what is newest of a ref, None for that there is nothing any more."""
         from tuf.api.metadata import Targets
 
         role = role_of(ref)
-        wanted = {entry.location: _target(entry)} if entry else {}
+        wanted = {target.path: target} if target else {}
         kept = self.ledger.newest(role)
         signed: Targets = kept.signed if kept else Targets(version=1)
         if kept is None:
@@ -293,12 +303,16 @@ def _delegate(targets: Targets, ref: str) -> None:
     delegations.roles = dict(sorted(delegations.roles.items()))
 
 
-def _target(entry: PointerEntry) -> TargetFile:
+def _target(entry: PointerEntry, versions: ContentDigest | None) -> TargetFile:
     from tuf.api.metadata import TargetFile
+
+    custom: dict[str, Any] = {CUSTOM: dump_entry(entry)}
+    if versions is not None:
+        custom[CUSTOM_VERSIONS] = str(versions)
 
     return TargetFile(
         entry.size,
         {"sha256": str(entry.pkgid)},
         entry.location,
-        unrecognized_fields={"custom": {CUSTOM: dump_entry(entry)}},
+        unrecognized_fields={"custom": custom},
     )

@@ -26,6 +26,7 @@ from composer.jigdo.pointer import (
 )
 from composer.net.fetch import Fetcher
 from composer.net.location import safe_location
+from composer.net.statement import Untrusted
 from composer.rpm.package import PackageRef
 from composer.rpm.rpmmd import (
     MAX_PACKED,
@@ -58,6 +59,25 @@ def find_entry(fetcher: Fetcher, ref: str, wanted: str = "") -> PointerEntry:
         return find_version(newest, [one for one in others if one.ref == ref], wanted)
 
     return _with_repomd(fetcher, read)
+
+
+def find_signed_version(
+    fetcher: Fetcher, newest: PointerEntry, digest: str, wanted: str
+) -> PointerEntry:
+    """The set of a version or commit that is not the newest, by a list whose digest is signed.
+
+    Raises NotFound when it has no such set, Untrusted when the list is another.
+    """
+    versions = read_versions(fetcher) if digest else Versions()
+    if str(versions.digest(newest.ref) or "") != digest:
+        raise Untrusted(
+            f"{newest.ref}: the list of its versions is not the one that is signed for",
+            details=[f"from {fetcher.mirrors}"],
+            hint="a mirror may be in the middle of copying: try again later, or another one; "
+            "the publisher signs anew with `mirror refresh`",
+        )
+    others = [one for one in versions.entries if one.ref == newest.ref]
+    return find_version(newest, others, wanted)
 
 
 def read_pointer(fetcher: Fetcher) -> Pointer:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 CUSTOM = "jigdo"
+CUSTOM_VERSIONS = "jigdo-versions"
 MAX_REF = 200
 MAX_ROOT = 64 << 10
 _ROLE_PREFIX = "ref~"
@@ -161,6 +162,13 @@ def entry_of(ref: str, targets: Targets, signed: Targets) -> PointerEntry:
         return _entry_of(ref, targets, signed)
     except FormatError as error:
         raise Untrusted(f"{role}: {error.message}", details=error.details, hint=STALE) from error
+
+
+def versions_of(signed: Targets) -> str:
+    """Return the digest of the sets that are not the newest; "" where nothing is said of any."""
+    custom = [target.custom for target in signed.targets.values()]
+    said = custom[0].get(CUSTOM_VERSIONS) if custom and isinstance(custom[0], dict) else None
+    return said if isinstance(said, str) else ""
 
 
 def _entry_of(ref: str, targets: Targets, signed: Targets) -> PointerEntry:

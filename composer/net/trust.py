@@ -31,6 +31,7 @@ from composer.net.statement import (
     require_delegation,
     role_of,
     start,
+    versions_of,
 )
 from composer.net.traffic import Traffic
 from composer.net.trust_store import TrustStore
@@ -51,13 +52,16 @@ _NO_EXPIRY = datetime.min.replace(tzinfo=UTC)
 class Statement:
     """What a publisher says of a ref: its newest set, which mirror had that, until when it holds.
 
-    ``clock_behind`` says that this machine's clock is before the time of the commit.
+    ``versions`` is the digest of what the repository lists of the ref's other versions, ""
+    where the statement says nothing of any; ``clock_behind`` says that this machine's clock
+    is before the time of the commit.
     """
 
     entry: PointerEntry
     mirror: str
     expires: datetime
     clock_behind: bool
+    versions: str = ""
 
 
 def find_signed_entry(
@@ -134,13 +138,15 @@ class _Reading:
         targets = self._read_targets("targets", "root")
         role = role_of(ref)
         require_delegation(targets, ref)
-        entry = entry_of(ref, targets, self._read_targets(role, "targets"))
+        signed = self._read_targets(role, "targets")
+        entry = entry_of(ref, targets, signed)
         made = datetime.fromtimestamp(entry.timestamp, UTC)
         if clock < made and self._when is clock:
             # A clock that stands before the commit was made can't tell what has expired.
             self._require_unexpired(made)
         expires = min(one.expires for one in self._set)
-        return Statement(entry, self._fetcher.mirrors.bases[0], expires, clock < made)
+        place = self._fetcher.mirrors.bases[0]
+        return Statement(entry, place, expires, clock < made, versions_of(signed))
 
     def _follow_root(self) -> None:
         """Follow the chain of roots, each signed by the one before, to the newest."""

@@ -178,18 +178,38 @@ def test_check_works_without_signed_statements_too(published: Published, client:
     assert jigdo(*check, env=client.env).document["commit"] == published.commit(MINIMAL, 2)
 
 
-def test_older_version_is_not_signed_for(signed: Signed, updatable: Client) -> None:
-    """A person who names it gets it by GPG; signed statements are about the newest alone."""
+def _updated(signed: Signed, client: Client) -> list[object]:
+    """Publish and pull generation 2; returns the words that pull generation 1 again."""
     words = ["remote", "add", REMOTE, signed.mirror.url, "--tuf-root", signed.root]
-    jigdo(*words, env=updatable.env)
+    jigdo(*words, env=client.env)
     signed.update("--tuf-keys", signed.keys)
-    updatable.completes()
-    old, new = (signed.published.commit(MINIMAL, number) for number in (1, 2))
-    pull = ["pull", f"{REMOTE}:{MINIMAL}@{old}", "--repo", updatable.repo, "--disable-fsync"]
-    done = jigdo(*pull, env=updatable.env, status=1)
-    assert "the publisher signs for" in done.err
-    jigdo("pull", f"{REMOTE}:{MINIMAL}@{new}", *pull[2:], env=updatable.env)
-    words = [*words[:4], "--replace", "--gpg-key", signed.published.key]
-    jigdo(*words, env=updatable.env)
+    client.completes()
+    old = signed.published.commit(MINIMAL, 1)
+    return ["pull", f"{REMOTE}:{MINIMAL}@{old}", "--repo", client.repo, "--disable-fsync"]
+
+
+def test_older_version_that_is_signed_for_is_pulled(signed: Signed, updatable: Client) -> None:
+    pull = _updated(signed, updatable)
     jigdo(*pull, env=updatable.env)
-    assert updatable.head() == old
+    assert updatable.head() == signed.published.commit(MINIMAL, 1)
+    unknown = jigdo(*pull[:1], f"{REMOTE}:{MINIMAL}@9.9", *pull[2:], env=updatable.env, status=1)
+    assert "no set of version 9.9" in unknown.err
+
+
+@pytest.mark.attack("arbitrary software", "lists another set as an older version that is asked for")
+def test_list_of_older_versions_counts_only_as_it_is_signed(
+    signed: Signed, updatable: Client
+) -> None:
+    pull = _updated(signed, updatable)
+    directory = signed.mirror.directory
+    # The operator lists another one without the keys: to a client, a lie like any.
+    words = ["set", "build", "--from", "none", "--repo", signed.published.repo, "--ref", MINIMAL]
+    words += ["--commit", signed.published.commit(MINIMAL, 1), "--full", "paint"]
+    words += ["--packages", signed.published.packages(1), "--output", directory]
+    jigdo(*words, "--cachedir", signed.keys.parent / "cache")
+    done = jigdo(*pull, env=updatable.env, status=3)
+    assert "not the one that is signed for" in done.err
+    assert updatable.head() == signed.published.commit(MINIMAL, 2)
+    jigdo("mirror", "refresh", directory, "--tuf-keys", signed.keys)
+    jigdo(*pull, env=updatable.env)
+    assert updatable.head() == signed.published.commit(MINIMAL, 1)
