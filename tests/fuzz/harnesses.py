@@ -245,7 +245,7 @@ def read_patches(data: bytes) -> None:
     numbers = data[1 : 1 + min(data[0], 64)] if data else b""
     patches = split_patches(data[1 + len(numbers) :], numbers)
     assert len(patches) == len(numbers)
-    known = [codecs.CodecNumber.FULL if n not in (1, 2, 3, 4) else n for n in numbers]
+    known = [codecs.CodecNumber.FULL if n not in (1, 2, 3, 4, 5) else n for n in numbers]
     if known == list(numbers):
         assert split_patches(join_patches(list(zip(known, patches, strict=True))), known) == patches
 
@@ -255,9 +255,22 @@ def read_patch(data: bytes) -> None:
     if len(data) < 5:
         return
     codec, size = data[0], int.from_bytes(data[1:5], "little") % (4 * MIB)
+    _apply(codec, BASE, data[5:], size)
+
+
+def read_linked(data: bytes) -> None:
+    """A patch whose base is moved: bytes of the base, bytes that it makes, base, patch."""
+    if len(data) < 8:
+        return
+    length, size = struct.unpack_from("<II", data)
+    length %= len(data)
+    _apply(codecs.CodecNumber.LINKED, data[8 : 8 + length], data[8 + length :], size % (4 * MIB))
+
+
+def _apply(codec: int, base: bytes, patch: bytes, size: int) -> None:
     made = 0
     try:
-        for piece in codecs.apply(codec, BASE, data[5:], size=size, max_memory=_MAX_MEMORY):
+        for piece in codecs.apply(codec, base, patch, size=size, max_memory=_MAX_MEMORY):
             made += len(piece)
     finally:
         assert made <= size
@@ -423,6 +436,7 @@ HARNESSES: dict[str, Harness] = {
     "table": Harness(read_table, 8 * MIB),
     "patches": Harness(read_patches, 8 * MIB),
     "patch": Harness(read_patch, _MAX_MEMORY),
+    "linked": Harness(read_linked, _MAX_MEMORY),
     "recipe": Harness(read_recipe, _MAX_MEMORY + 16 * MIB),
     "container": Harness(read_container, _MAX_MEMORY + 16 * MIB),
     "update": Harness(read_update, 3 * _UPDATE_MEMORY),

@@ -20,6 +20,7 @@ from composer.jigdo.container import TRAILER_SIZE, Codec, Frame, Kind, compress
 from composer.jigdo.delta.building import DeltaOptions
 from composer.jigdo.delta.codecs import BsDiff, HDiff, Zstd
 from composer.jigdo.delta.frames import compress_update, join_patches
+from composer.jigdo.delta.linking import Learning, Linked, moves_of
 from composer.jigdo.delta.table import DeltaContent, Piece, dump_table, make_table
 from composer.jigdo.description import join_description, make_update
 from composer.jigdo.encoding import prefixed, uvarint
@@ -29,6 +30,7 @@ from composer.jigdo.reader import JigdoSet
 from composer.jigdo.repack import analyse
 from composer.ostree.repo import Repository
 from tests.fuzz.harnesses import BASE
+from tests.jigdo.delta.modules import Kernel, module
 from tests.jigdo.sets import SetOnDisk, build, local_packages, place_of, write_files
 from tests.rpm.crafted import RpmFile, rpm_bytes, symlink
 
@@ -133,8 +135,14 @@ def _of_deltas() -> None:
         _save("patch", f"codec-{number}", bytes([number]) + size + patch)
     _save("patch", "full", b"\0" + (4).to_bytes(4, "little") + b"full")
     _save("patch", "claims-much", b"\1" + b"\xff\xff\x3f\0" + patches[0][1])
-    pool = join_patches([*patches, (0, b"whole")])
-    _save("patches", "mixed", bytes([4, 1, 2, 3, 0]) + pool)
+    old, new = Kernel(100_000, 1_000_000), Kernel(100_037, 1_000_411)
+    base, target = module(1, old, functions=6), module(1, new, functions=6, inserted=3)
+    learning = Learning()
+    learning.add(moves_of(base, target))
+    linked = Linked(learning.shared()).make(base, target)
+    _save("linked", "module", struct.pack("<II", len(base), len(target)) + base + linked)
+    pool = join_patches([*patches, (0, b"whole"), (5, linked), (5, linked)])
+    _save("patches", "mixed", bytes([6, 1, 2, 3, 0, 5, 5]) + pool)
     packed = gzip.compress(TEXT, 9, mtime=0)
     recipe = analyse(packed)
     assert recipe is not None

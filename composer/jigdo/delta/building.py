@@ -7,17 +7,17 @@ fetches what only others can use.  docs/format/jigdo.md section 8 is what is wri
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.jigdo.delta.codecs import CodecNumber
 from composer.jigdo.delta.frames import FRAME
+from composer.jigdo.delta.linking import Linked
+from composer.jigdo.delta.looking import Inside, StoredContent, learn, look_inside, read_content
 from composer.jigdo.delta.making import Pair, best_patches
 from composer.jigdo.delta.pairing import Bases
 from composer.jigdo.delta.store import PatchOutline, PatchStore, StoredPatch, patch_key
@@ -30,24 +30,24 @@ from composer.jigdo.delta.table import (
     Piece,
     make_table,
 )
-from composer.jigdo.repack import Recipe, analyse, opened, unpack
+from composer.jigdo.repack import Recipe
 from composer.jigdo.tree import Ordinals, walk
 from composer.ostree.digests import ContentInfo, DigestCache
 from composer.ostree.objects import Header
 from composer.ostree.repo import Repository
-from composer.progress import Report, Step
+from composer.progress import Report
 
 MODEST_MEMORY = 150 << 20
 """What is made only with more memory than this is offered in another way too."""
 
 _WORTH = 0.75  # of an RPM: patches that take more than this part of it are not shipped
 # Part of the key of a stored patch: another number where the same input gives another one.
-_MAKING = "1"
+_MAKING = "2"
 # Another version of these may find other matches.
 _LIBRARIES = ("bsdiff4", "hdiffpatch", "zstandard")
 _NO_PACKAGE = -1
-# Bytes of a container that is looked into; every worker holds two, and what is inside them.
-_LARGEST_CONTAINER = 1 << 28
+# Files of which a great many refer to the same, so that it pays to learn how that moved.
+_MODULE = re.compile(r"\.ko(\.(gz|xz|zst))?$")
 # Bytes of a patch; a frame has to hold it.
 _LARGEST = 1 << 24
 
@@ -85,21 +85,6 @@ class NewTree:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredContent:
-    """The content of an object, or what is inside it, to be read in another process."""
-
-    repo: Path
-    checksum: str
-    recipe: bytes = b""
-
-    def __call__(self) -> bytes:
-        data = _read(self.repo, self.checksum)
-        if not self.recipe:
-            return data
-        return b"".join(unpack(data, Recipe.parse(self.recipe)))
-
-
-@dataclass(frozen=True, slots=True)
 class _Wish:
     """A content wanted from an older one: digests, where both can be read, and for whom."""
 
@@ -109,6 +94,12 @@ class _Wish:
     target_object: ObjectChecksum
     package: int
     path: str
+    # The first of the bases that wants it.
+    wanted_from: ObjectChecksum
+
+    def inside(self) -> Inside:
+        """Return what is looked into: base and target."""
+        return self.base_object, self.target_object
 
 
 @dataclass(slots=True)
@@ -229,6 +220,7 @@ def _compare(base: _Base, tree: NewTree, wishes: _Wishes, *, of_packages: bool) 
             target_object=checksum,
             package=package,
             path=paths[0],
+            wanted_from=base.commit,
         )
         base.wanted.append((ordinal, partner or 0, wishes.number(wish)))
 
@@ -247,16 +239,52 @@ def _make(
     clients that have not as much.
     """
     how = (_MAKING, options.effort, *(f"{name} {version(name)}" for name in _LIBRARIES))
-    keys = [patch_key(wish.base, wish.target, how) for wish in wishes.all]
+    learned = _learned(repo.path, wishes.all, how, store, report, workers)
+    keys = [
+        patch_key(wish.base, wish.target, (*how, learned[n].hex()) if n in learned else how)
+        for n, wish in enumerate(wishes.all)
+    ]
     todo = [n for n, key in enumerate(keys) if key not in store]
-    found = _recipes(repo.path, [wishes.all[n] for n in todo], report, workers)
-    jobs = {keys[n]: _Job(wishes.all[n], *pair) for n, pair in zip(todo, found, strict=True)}
+    asked = [wishes.all[n].inside() for n in todo]
+    found = look_inside(repo.path, asked, report, workers)
+    jobs = {}
+    for n, recipes in zip(todo, found, strict=True):
+        shared = store.part(learned[n], 0) if n in learned else None
+        jobs[keys[n]] = _Job(wishes.all[n], *recipes, shared)
     _make_jobs(repo.path, jobs, store, options, report, workers)
     heavy = {n: patch_key(None, ContentDigest(key), ("plain",)) for n, key in enumerate(keys)
              if _is_heavy(store, key)}  # fmt: skip
     plain = {key: _Job(wishes.all[n]) for n, key in heavy.items() if key not in store}
     _make_jobs(repo.path, plain, store, options, report, workers)
     wishes.keys = [(key, heavy[n]) if n in heavy else (key,) for n, key in enumerate(keys)]
+
+
+def _learned(
+    repo: Path,
+    wishes: Sequence[_Wish],
+    how: tuple[str, ...],
+    store: PatchStore,
+    report: Report,
+    workers: int,
+) -> dict[int, bytes]:
+    """Learn how a kernel's modules moved, for each package and base that has some.
+
+    Returns, per wish of a module, the key of what was learned, which is kept like a patch.
+    """
+    groups: dict[tuple[ObjectChecksum, int], list[int]] = {}
+    for number, wish in enumerate(wishes):
+        if wish.base is not None and _MODULE.search(wish.path):
+            groups.setdefault((wish.wanted_from, wish.package), []).append(number)
+    learned: dict[int, bytes] = {}
+    for numbers in groups.values():
+        pairs = "".join(sorted(f"{wishes[n].base}{wishes[n].target}" for n in numbers))
+        key = patch_key(None, ContentDigest.of(pairs.encode()), (*how, "learned"))
+        if key not in store:
+            asked = [wishes[n].inside() for n in numbers]
+            data = learn(repo, asked, report, workers)
+            store.save(key, StoredPatch(b"", ((CodecNumber.FULL, len(data), data),), 0))
+        learned |= dict.fromkeys(numbers, key)
+    return learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,25 +294,15 @@ class _Job:
     wish: _Wish
     target: bytes = b""
     base: bytes = b""
+    # For a kernel's module, what was learned of all of them.
+    shared: bytes | None = None
 
     def pair(self, key: bytes, repo: Path) -> Pair:
         """Return it for the workers."""
         old, new = self.wish.base_object, self.wish.target_object
         made_of = StoredContent(repo, str(old), self.base) if old else b""
-        return Pair(key, made_of, StoredContent(repo, str(new), self.target))
-
-
-def _recipes(
-    repo: Path, wishes: Sequence[_Wish], report: Report, workers: int
-) -> list[tuple[bytes, bytes]]:
-    """Find which contents are containers, on all cores."""
-    found = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("forkserver")) as pool:
-        jobs = [(repo, wish) for wish in wishes]
-        for wish, pair in zip(wishes, pool.map(_containers, jobs, chunksize=16), strict=True):
-            found.append(pair)
-            report(Step("look inside", len(found), len(wishes), "objects", wish.path))
-    return found
+        maker = Linked(self.shared) if self.shared is not None else None
+        return Pair(key, made_of, StoredContent(repo, str(new), self.target), maker)
 
 
 def _make_jobs(
@@ -306,7 +324,7 @@ def _make_jobs(
         parts = tuple((patch.codec, part.length, part.data) for part in patch.parts)
         estimate = patch.estimate
         if any(len(data) > _LARGEST for _, _, data in parts):
-            recipe, parts = b"", tuple(_whole(_read(repo, str(job.wish.target_object))))
+            recipe, parts = b"", tuple(_whole(read_content(repo, job.wish.target_object)))
             estimate = sum(length for _, length, _ in parts)
         store.save(patch.key, StoredPatch(recipe, parts, estimate))
 
@@ -316,39 +334,6 @@ def _whole(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     for at in range(0, len(data), _LARGEST):
         piece = data[at : at + _LARGEST]
         yield CodecNumber.FULL, len(piece), piece
-
-
-def _containers(job: tuple[Path, _Wish]) -> tuple[bytes, bytes]:
-    """Return the recipes of target and base, where the delta is to be made inside; else empty.
-
-    Inside pays only where both can be opened.
-    """
-    repo, wish = job
-    if wish.base_object is None:
-        return b"", b""
-    if max(_size(repo, one) for one in (wish.base_object, wish.target_object)) > _LARGEST_CONTAINER:
-        return b"", b""
-    target = _read(repo, str(wish.target_object))
-    recipe = analyse(target)
-    if recipe is None or not recipe.repackable:
-        return b"", b""
-    base = opened(_read(repo, str(wish.base_object)))
-    return (recipe.dump(), base.dump()) if base is not None else (b"", b"")
-
-
-@lru_cache(maxsize=1)
-def _repository(path: Path) -> Repository:
-    return Repository.open(path)
-
-
-def _size(path: Path, checksum: ObjectChecksum) -> int:
-    _, size, _ = _repository(path).content(checksum)
-    return size
-
-
-def _read(path: Path, checksum: str) -> bytes:
-    _, _, pieces = _repository(path).content(ObjectChecksum.parse(checksum))
-    return b"".join(pieces)
 
 
 def _shipped(

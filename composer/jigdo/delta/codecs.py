@@ -20,7 +20,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from composer.errors import BoundExceeded, ComposerError, FormatError, MissingRequirement
-from composer.jigdo.delta import columns
+from composer.jigdo.delta import columns, moving
 from composer.jigdo.delta.columns import Base, Copy
 
 
@@ -32,6 +32,7 @@ class CodecNumber(IntEnum):
     ZSTD = 2
     BSDIFF = 3
     LIBRSYNC = 4
+    LINKED = 5
 
 
 #: Larger targets are made part by part, each with a patch of its own.
@@ -73,10 +74,7 @@ class HDiff:
     number = CodecNumber.HDIFF
 
     def make(self, base: bytes, target: bytes) -> bytes:
-        import hdiffpatch
-
-        found = hdiffpatch.diff(base, target, compression=None, validate=False)
-        return columns.encode(base, target, _hdiff_copies(found))
+        return columns.encode(base, target, hdiff_copies(base, target))
 
 
 class BsDiff:
@@ -172,7 +170,11 @@ def memory(codec: int, base_size: int, size: int, patch_size: int) -> int:
         return 2 * base_size + window + patch_size + (8 << 20)
     _require_known(codec)
     # The patch, and its columns cut out of it.
-    return 2 * patch_size + columns.WORKING_MEMORY
+    needed = 2 * patch_size + columns.WORKING_MEMORY
+    if codec == CodecNumber.LINKED:
+        # Its base is held, which grew piece by piece.
+        needed += 2 * min(base_size, moving.LARGEST_BASE) + patch_size + moving.WORKING_MEMORY
+    return needed
 
 
 def apply(codec: int, base: Base, patch: bytes, *, size: int, max_memory: int) -> Iterator[bytes]:
@@ -192,6 +194,8 @@ def apply(codec: int, base: Base, patch: bytes, *, size: int, max_memory: int) -
         return _apply_full(patch, size)
     if codec == CodecNumber.ZSTD:
         return _apply_zstd(base, patch, size)
+    if codec == CodecNumber.LINKED:
+        return _apply_linked(base, patch, size)
     return columns.apply(base, patch, size=size)
 
 
@@ -207,6 +211,18 @@ def _apply_full(patch: bytes, size: int) -> Iterator[bytes]:
         raise FormatError(f"delta: holds {len(patch)} bytes where {size} were declared")
     for at in range(0, size, columns.PIECE):
         yield patch[at : at + columns.PIECE]
+
+
+def _apply_linked(base: Base, patch: bytes, size: int) -> Iterator[bytes]:
+    if len(base) > moving.LARGEST_BASE:
+        raise FormatError("delta: its base is too large to be moved")
+    shared, moves, patch = moving.split_linked(patch)
+    rows = columns.copies(patch, len(base), size, moving.MOST_COPIES)
+    own = bytearray()
+    for at in range(0, len(base), columns.PIECE):
+        own += base[at : at + columns.PIECE]
+    moving.move(own, rows, shared, moves)
+    yield from columns.apply(own, patch, size=size)
 
 
 def _apply_zstd(base: Base, patch: bytes, size: int) -> Iterator[bytes]:
@@ -245,8 +261,11 @@ def _window_log(size: int) -> int:
     return max(10, (size - 1).bit_length())
 
 
-def _hdiff_copies(patch: bytes) -> Iterator[Copy]:
-    """Read the matches out of an uncompressed patch of HDiffPatch, "HDIFF13"."""
+def hdiff_copies(base: bytes, target: bytes) -> Iterator[Copy]:
+    """Find matches with HDiffPatch: read them out of its uncompressed patch, "HDIFF13"."""
+    import hdiffpatch
+
+    patch: bytes = hdiffpatch.diff(base, target, compression=None, validate=False)
     if not patch.startswith(b"HDIFF13&\0"):
         raise CannotMake("hdiff: this version of the library writes another format")
     at = 9

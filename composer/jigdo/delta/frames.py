@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from composer.errors import BoundExceeded
 from composer.jigdo.container import Codec, unpacked
 from composer.jigdo.delta.codecs import CodecNumber
-from composer.jigdo.delta.columns import Pool, Streams, pool
+from composer.jigdo.delta.columns import Streams
+from composer.jigdo.delta.moving import join_linked, split_linked
+from composer.jigdo.delta.pools import Pool, pool
+from composer.jigdo.encoding import Cursor, uvarint
 
 FRAME = 12 << 20
 """Patches are gathered to about this many bytes: more share no more, and cost a reader memory."""
@@ -24,12 +27,18 @@ _WHOLE = (CodecNumber.FULL, CodecNumber.ZSTD)
 
 def join_patches(patches: Sequence[tuple[int, bytes]]) -> bytes:
     """Lay (codec, patch) pairs together into the bytes of one frame."""
-    return pool(
-        [
-            Streams(b"", b"", b"", patch).join() if codec in _WHOLE else patch
-            for codec, patch in patches
-        ]
-    )
+    laid, moved = [], []
+    numbers: dict[bytes, int] = {}
+    for codec, patch in patches:
+        moves = b""
+        if codec in _WHOLE:
+            patch = Streams(b"", b"", b"", patch).join()
+        elif codec == CodecNumber.LINKED:
+            shared, moves, patch = split_linked(patch)
+            moves = uvarint(numbers.setdefault(shared, len(numbers))) + moves
+        laid.append(patch)
+        moved.append(moves)
+    return pool(laid, moved, list(numbers))
 
 
 class FramePatches:
@@ -44,6 +53,11 @@ class FramePatches:
 
     def __getitem__(self, place: int) -> bytes:
         """Return the patch at ``place``; raises FormatError for one that its codec has not."""
+        moves = Cursor(self._pool.moves(place), "delta")
+        if self._codecs[place] == CodecNumber.LINKED:
+            shared = self._pool.shared(moves.uvarint())
+            return join_linked(shared, moves.rest(), self._pool[place])
+        moves.end()
         if self._codecs[place] in _WHOLE:
             return self._pool.literals(place)
         return self._pool[place]

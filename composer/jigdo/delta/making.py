@@ -31,6 +31,7 @@ from composer.errors import ComposerError
 from composer.jigdo.delta import codecs, columns
 from composer.jigdo.delta.codecs import PART, CannotMake, Codec, CodecNumber
 from composer.jigdo.delta.columns import Base
+from composer.jigdo.delta.moving import split_linked
 from composer.progress import Report, Step, silent
 
 #: Where a base or a target comes from; read in the worker.  A callable must be picklable.
@@ -67,11 +68,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A target that is wanted from a base; ``key`` comes back with the result."""
+    """A target that is wanted from a base; ``key`` comes back with the result.
+
+    ``maker`` is one for this kind of content: what it can make, the others need not try.
+    """
 
     key: Any
     base: Source
     target: Source
+    maker: Codec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,10 @@ def best_patches(
     """
     chosen = makers or codecs.available(codecs.EFFORTS[effort])
     bench = _Bench(max(1, workers), limits or Limits())
-    tasks = (_Task(n, pair, [*chosen, codecs.Full()]) for n, pair in enumerate(pairs))
+    tasks = (
+        _Task(n, pair, [*([pair.maker] if pair.maker else []), *chosen, codecs.Full()])
+        for n, pair in enumerate(pairs)
+    )
     with contextlib.closing(bench):
         for done, task in enumerate(bench.run(tasks), 1):
             patch = task.patch()
@@ -318,16 +326,20 @@ def _serve(connection: Connection, pair: Pair, makers: list[Codec], limits: Limi
         connection.send(("error", f"{type(error).__name__}: {error}"))
         return
     connection.send(("size", len(base) + len(target)))
-    smallest = len(target)
+    smallest, by_own = len(target), False
     for codec in makers:
         _allow_cpu(limits.cpu(len(base) + len(target)))
         try:
             if codec.number == CodecNumber.FULL and smallest * _CLEARLY_SMALLER < len(target):
                 connection.send(("skipped", None))
                 continue
+            if codec.number != CodecNumber.FULL and by_own:
+                connection.send(("skipped", None))
+                continue
             parts = tuple(_parts(codec, base, target))
             estimate = sum(_estimate(codec.number, part.data) for part in parts)
             smallest = min(smallest, estimate)
+            by_own = by_own or codec.number == CodecNumber.LINKED
             connection.send(("made", (estimate, int(codec.number), parts)))
         except CannotMake:
             connection.send(("skipped", None))
@@ -401,4 +413,8 @@ def _estimate(codec: int, data: bytes) -> int:
 
     if codec == CodecNumber.ZSTD:
         return len(data)
+    if codec == CodecNumber.LINKED:
+        # What many patches share takes nothing in each.
+        _, moves, patch = split_linked(data)
+        data = moves + patch
     return len(zstandard.ZstdCompressor(level=_ESTIMATE_LEVEL).compress(data))

@@ -18,12 +18,16 @@ from composer.errors import BoundExceeded, FormatError
 from composer.jigdo.delta import codecs
 from composer.jigdo.delta.codecs import Codec, CodecNumber, memory
 from composer.jigdo.delta.columns import Streams
+from composer.jigdo.delta.linking import Linked
+from composer.jigdo.delta.moving import Shared, Steps
 from tests.jigdo.delta.contents import mutated, pairs, revised
+from tests.jigdo.delta.modules import Kernel, module
 
 _PLENTY = 1 << 30
 _NUMBERS = [
     number
     for number in CodecNumber
+    if number != CodecNumber.LINKED  # for a kind of file: test_linking.py
     if number != CodecNumber.LIBRSYNC or ctypes.util.find_library("rsync")
 ]
 
@@ -155,10 +159,17 @@ def _smallest_rows() -> tuple[bytes, bytes, int]:
     return bytes(count), Streams(control, runs, b"x" * count, b"y" * (count // 2)).join(), count
 
 
+def _large_module() -> tuple[bytes, bytes, int]:
+    old, new = Kernel(100_000, 1_000_000), Kernel(100_037, 1_000_411)
+    base, target = (module(1, one, functions=30_000) for one in (old, new))
+    return base, Linked(Shared(Steps(), Steps()).dump()).make(base, target), len(target)
+
+
 MEMORY: dict[str, tuple[CodecNumber, Callable[[], tuple[bytes, bytes, int]]]] = {
     "full": (CodecNumber.FULL, partial(_revision, CodecNumber.FULL)),
     "columns": (CodecNumber.HDIFF, partial(_revision, CodecNumber.HDIFF)),
     "smallest rows": (CodecNumber.HDIFF, _smallest_rows),
+    "linked": (CodecNumber.LINKED, _large_module),
     "zstd": (CodecNumber.ZSTD, partial(_revision, CodecNumber.ZSTD)),
 }
 

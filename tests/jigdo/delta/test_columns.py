@@ -14,13 +14,11 @@ from composer.jigdo.delta.columns import (
     PIECE,
     Copy,
     FileBase,
-    Pool,
     Streams,
     apply,
     encode,
-    pool,
 )
-from composer.jigdo.encoding import uvarint, uvarints
+from composer.jigdo.encoding import uvarints
 from tests.jigdo.delta.contents import mutated, pairs, revised
 
 
@@ -168,28 +166,3 @@ def test_bomb_stops_at_the_declared_size() -> None:
     with pytest.raises(FormatError):
         made.extend(map(len, apply(bytes(100_000), bomb, size=5 << 20)))
     assert sum(made) <= 5 << 20
-
-
-@given(st.lists(pairs(), max_size=6))
-def test_pool_gives_its_patches_back(cases: list[tuple[bytes, bytes]]) -> None:
-    patches = [
-        encode(base, target, [Copy(0, min(len(base), len(target)), 0)]) for base, target in cases
-    ]
-    found = Pool(pool(patches), len(patches))
-    assert [found[number] for number in range(len(found))] == patches
-
-
-@given(st.binary(max_size=80))
-def test_damaged_pool_is_refused_or_read(data: bytes) -> None:
-    try:
-        found = Pool(data, data[0] if data else 0)
-    except FormatError:
-        return
-    assert pool([found[number] for number in range(len(found))]) == data
-
-
-def test_pool_cannot_claim_more_than_it_holds() -> None:
-    with pytest.raises(FormatError):
-        Pool(uvarint(2**40), 2**40)
-    with pytest.raises(FormatError):
-        Pool(uvarint(1) + uvarints([2**40, 0, 0, 0]), 1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from composer.errors import BoundExceeded, ComposerError, FormatError
 from composer.jigdo.container import Codec
 from composer.jigdo.delta.codecs import CodecNumber
-from composer.jigdo.delta.columns import Streams, pool
+from composer.jigdo.delta.columns import Streams
 from composer.jigdo.delta.frames import (
     FramePatches,
     compress_by_xz,
@@ -22,6 +22,8 @@ from composer.jigdo.delta.frames import (
     join_patches,
     split_patches,
 )
+from composer.jigdo.delta.moving import join_linked
+from composer.jigdo.delta.pools import pool
 from composer.jigdo.encoding import uvarint, uvarints
 from tests.jigdo.delta.contents import mutated
 
@@ -30,7 +32,13 @@ WHOLE = st.tuples(st.sampled_from([CodecNumber.FULL, CodecNumber.ZSTD]), BYTES)
 COLUMNS = st.builds(
     lambda a, b, c, d: (CodecNumber.HDIFF, Streams(a, b, c, d).join()), BYTES, BYTES, BYTES, BYTES
 )
-PATCHES = st.lists(WHOLE | COLUMNS, max_size=6)
+LINKED = st.builds(
+    lambda shared, moves, patch: (CodecNumber.LINKED, join_linked(shared, moves, patch[1])),
+    st.sampled_from([b"", b"one", b"another"]),
+    BYTES,
+    COLUMNS,
+)
+PATCHES = st.lists(WHOLE | COLUMNS | LINKED, max_size=6)
 
 
 @given(PATCHES)
@@ -48,8 +56,8 @@ def test_damaged_frame_is_refused_or_has_no_more_than_it_had(
         found = split_patches(raw, [codec for codec, _ in patches])
     except ComposerError:
         return
-    # Each patch of columns is preceded by its three sizes.
-    assert sum(map(len, found)) <= len(raw) + 27 * len(found)
+    # Each patch of columns is preceded by its three sizes, and has its own copy of what is shared.
+    assert sum(map(len, found)) <= len(raw) * (1 + len(found)) + 45 * len(found)
 
 
 def test_patches_are_cut_out_one_at_a_time() -> None:
@@ -70,6 +78,20 @@ def test_whole_content_with_columns_is_refused() -> None:
         split_patches(raw, [CodecNumber.FULL])
 
 
+@pytest.mark.parametrize("moves", [b"", b"\1", b"\0\0"])
+def test_moves_that_are_of_no_use_are_refused(moves: bytes) -> None:
+    raw = pool([Streams(b"", b"", b"", b"b").join()], [moves], [b"only"])
+    number = CodecNumber.HDIFF if moves == b"\0\0" else CodecNumber.LINKED
+    with pytest.raises(FormatError):
+        split_patches(raw, [number])
+
+
+def test_what_patches_share_lies_in_the_frame_once() -> None:
+    shared, patch = bytes(range(256)) * 40, Streams(b"", b"", b"", b"new").join()
+    linked = [(5, join_linked(shared, b"%d" % number, patch)) for number in range(50)]
+    assert len(join_patches(linked)) < len(shared) + 50 * 12
+
+
 def test_other_number_of_patches_is_refused() -> None:
     joined = join_patches([(0, b"a"), (0, b"b")])
     for codecs in ([], [0], [0, 0, 0]):
@@ -81,8 +103,8 @@ def test_other_number_of_patches_is_refused() -> None:
     "data",
     [
         uvarint(1 << 60),
-        uvarint(1) + uvarints([1 << 62, 0, 0, 0]),
-        uvarint(2) + uvarints([0, 0, 0, 0, 0, 0, 3, 3]) + b"abc",  # they overlap
+        uvarints([1, 0, 1 << 62, 0, 0, 0, 0]),
+        uvarints([2, 0, 0, 0, 0, 0, 0, 0, 3, 3, 0, 0]) + b"abc",  # they overlap
         join_patches([(0, b"a")]) + b"\0",
         b"",
     ],

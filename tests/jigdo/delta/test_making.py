@@ -13,9 +13,14 @@ import pytest
 
 from composer.errors import ComposerError
 from composer.jigdo.delta import codecs
+from composer.jigdo.delta.linking import Linked
 from composer.jigdo.delta.making import Limits, Pair, Patch, best_patches
+from composer.jigdo.delta.moving import Shared, Steps
 from composer.progress import Step
 from tests.jigdo.delta.contents import revised
+from tests.jigdo.delta.modules import Kernel, module
+
+NOTHING = Shared(Steps(), Steps()).dump()
 
 
 class _Named:
@@ -149,6 +154,28 @@ def test_empty_target_and_empty_base_are_ordinary() -> None:
     for patch, pair in zip(best_patches(pairs, workers=1, effort="high"), pairs, strict=True):
         assert not patch.lost
         assert _applied(patch, pair.base) == pair.target  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("effort", ["normal", "high"])
+def test_what_the_own_maker_makes_the_others_need_not_try(effort: str) -> None:
+    old, new = Kernel(100_000, 1_000_000), Kernel(100_037, 1_000_411)
+    pair = Pair("module", module(1, old), module(1, new, inserted=7), Linked(NOTHING))
+    (patch,) = best_patches([pair], workers=1, effort=effort)
+    assert (patch.codec, patch.lost) == (codecs.CodecNumber.LINKED, ())
+    # What it cannot make, they do.
+    (patch,) = best_patches(
+        [Pair("text", b"a" * 999, b"a" * 998 + b"b", Linked(NOTHING))], workers=1
+    )
+    assert (patch.codec, patch.lost) == (codecs.CodecNumber.HDIFF, ())
+
+
+def test_what_patches_share_does_not_make_them_look_large() -> None:
+    old, new = Kernel(100_000, 1_000_000), Kernel(100_037, 1_000_411)
+    shared = Shared(Steps.of([(n * 977, n * n) for n in range(20_000)]), Steps()).dump()
+    base, target = module(1, old), module(1, new, inserted=7)
+    assert len(shared) > len(target)
+    (patch,) = best_patches([Pair("module", base, target, Linked(shared))], workers=1)
+    assert patch.codec == codecs.CodecNumber.LINKED
 
 
 def test_unreadable_source_stops_with_its_name(tmp_path: Path) -> None:

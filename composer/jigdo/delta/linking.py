@@ -1,0 +1,314 @@
+"""Make patches of the codec "linked": from a base whose references are moved first.
+
+``composer.jigdo.delta.moving`` has what a reader does, and what it is good for; here is
+found what to tell it.  What moved is seen where tables of base and target are the same but
+for their references, and is told as steps, where that takes less than what it mends.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from composer.jigdo.delta import columns
+from composer.jigdo.delta.btf import NAME, TYPE, Btf, parse_btf
+from composer.jigdo.delta.codecs import CannotMake, CodecNumber, hdiff_copies
+from composer.jigdo.delta.columns import Copy
+from composer.jigdo.delta.elf import (
+    ALLOCATED,
+    RELA,
+    Relocatable,
+    parse_relocatable,
+    relocations_of,
+    section_names,
+)
+from composer.jigdo.delta.moving import (
+    MOST_COPIES,
+    Moves,
+    Moving,
+    Places,
+    Shared,
+    Steps,
+    join_linked,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[Any]
+
+Pairs = tuple["Numbers", "Numbers"]
+"""Two columns: what in the base goes with what in the target."""
+
+Moved = tuple["Numbers", "Numbers"]
+"""Rows of (reference, change), and in how many files each was seen."""
+
+# Words that a step has to mend, or it is not told: what it takes, about.
+_STEP, _SHARED_STEP, _HOLE_STEP = 3.0, 4.0, 2.5
+_KINDS = (TYPE, NAME)
+# Of what is learned, rows are added up when there are so many.
+_MANY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """A codec for relocatable files, with what was learned of all of a kernel's modules."""
+
+    shared: bytes
+    number = CodecNumber.LINKED
+
+    def make(self, base: bytes, target: bytes) -> bytes:
+        """Return the patch; raises CannotMake where base or target is another kind of file."""
+        moving, file = Moving.of(bytearray(base)), parse_relocatable(target)
+        if moving is None or file is None:
+            raise CannotMake("linked: no relocatable file")
+        return _Match(base, target, moving, file, self.shared).patch()
+
+
+class _Match:
+    """Base and target side by side, matched table by table, each moved by those before it."""
+
+    def __init__(
+        self, base: bytes, target: bytes, moving: Moving, file: Relocatable, shared: bytes
+    ) -> None:
+        self._base, self._target, self._moving, self._file = base, target, moving, file
+        self._shared = shared
+        self._rows: list[tuple[int, int, int]] = []
+
+    def patch(self) -> bytes:
+        ours, theirs = self._moving.file, self._file
+        symbols, own_symbols = ours.extent(ours.symbols), theirs.extent(theirs.symbols)
+        last = ours.extent(int(ours.relocations[0]))[0]
+        own_last = theirs.extent(int(theirs.relocations[0]))[0]
+        moves = self._moved_types()
+        front = self._copies((0, symbols[0]), (0, own_symbols[0]))
+        names = self._copies((symbols[1], last), (own_symbols[1], own_last))
+        self._rows = [*front, *names]
+        moves = self._moved_sections(moves)
+        self._moving.move_symbols(self._places(), moves)
+        table = self._copies(symbols, own_symbols)
+        self._rows = [*front, *table, *names]
+        moves = self._moved_sections(moves)
+        moves = self._moved_holes(moves)
+        self._moving.move_relocations(self._places(), moves)
+        rest = self._copies((last, len(self._base)), (own_last, len(self._target)))
+        rows = [*front, *table, *names, *rest]
+        if len(rows) > MOST_COPIES:
+            raise CannotMake("linked: too many copies")
+        patch = columns.encode(self._moving.data, self._target, _as_copies(rows))
+        return join_linked(self._shared, moves.dump(), patch)
+
+    def _copies(self, ours: tuple[int, int], theirs: tuple[int, int]) -> list[tuple[int, int, int]]:
+        """Match a part of the base with a part of the target."""
+        found = _rows(self._moving.data[slice(*ours)], self._target[slice(*theirs)])
+        return [(at + ours[0], to + theirs[0], length) for at, to, length in found]
+
+    def _places(self) -> Places:
+        import numpy
+
+        return self._moving.places(numpy.array(self._rows, numpy.int64).reshape(-1, 3))
+
+    def _moved_types(self) -> Moves:
+        shared = Shared.parse(self._shared)
+        pairs = references(self._base, self._target)
+        types, names = (
+            _levels(old, new - old - steps.at(old), _STEP)
+            for (old, new), steps in zip(pairs, (shared.types, shared.names), strict=True)
+        )
+        moves = Moves(types, names, Steps(), Steps())
+        self._moving.move_types(shared, moves)
+        return moves
+
+    def _moved_sections(self, moves: Moves) -> Moves:
+        """Tell where sections begin in the target, where the copies do not."""
+        ours, theirs = self._moving.file.sections, self._file.sections
+        names = section_names(self._target, theirs)
+        places = {name: number for number, name in reversed([*enumerate(names)])}
+        told = self._moving.told(self._places())
+        levels, level = [], 0
+        for number, name in enumerate(section_names(self._base, ours)):
+            one = ours[number]
+            is_table = number in (self._moving.file.symbols, self._moving.file.names)
+            referred = one["flags"] & ALLOCATED and one["type"] != RELA
+            if name not in places or not (is_table or (referred and one["size"])):
+                continue
+            value = int(theirs["offset"][places[name]] - told[number])
+            if value != level:
+                levels.append((number, value))
+                level = value
+        return replace(moves, sections=Steps.of(levels))
+
+    def _moved_holes(self, moves: Moves) -> Moves:
+        """Tell where holes are, as entries were put in between."""
+        import numpy
+
+        entries, holes = self._moving.moved_relocations(self._places(), moves)
+        wanted = relocations_of(self._target, self._file)
+        old, new = _aligned(_without_offset(entries), _without_offset(wanted), 16)
+        order = numpy.argsort(holes[old], kind="stable")
+        old, new = old[order], new[order]
+        lacks = wanted["offset"][new] - entries["offset"][old]
+        return replace(moves, holes=_levels(holes[old], lacks, _HOLE_STEP))
+
+
+def _without_offset(entries: Numbers) -> bytes:
+    rows: bytes = entries.view("<i8").reshape(-1, 3)[:, 1:].tobytes()
+    return rows
+
+
+def _rows(base: bytes | bytearray, target: bytes) -> Iterator[tuple[int, int, int]]:
+    """Match two contents: yield (offset in the base, in the target, length)."""
+    at = 0
+    for copy in hdiff_copies(bytes(base), target):
+        at += copy.literal
+        yield copy.base, at, copy.length
+        at += copy.length
+
+
+def _as_copies(rows: Iterable[tuple[int, int, int]]) -> Iterator[Copy]:
+    made = 0
+    for at, to, length in rows:
+        yield Copy(to - made, length, at)
+        made = to + length
+
+
+def _aligned(base: bytes, target: bytes, width: int) -> Pairs:
+    """Match two tables with rows of ``width`` bytes: numbers of rows that go together."""
+    import numpy
+
+    ours, theirs = [numpy.zeros(0, numpy.int64)], [numpy.zeros(0, numpy.int64)]
+    for at, to, length in _rows(base, target):
+        first, last = -(-at // width), (at + length) // width
+        if (to - at) % width == 0 and first < last:
+            rows = numpy.arange(first, last)
+            ours.append(rows)
+            theirs.append(rows + (to - at) // width)
+    return numpy.concatenate(ours), numpy.concatenate(theirs)
+
+
+def references(base: bytes, target: bytes) -> tuple[Pairs, Pairs]:
+    """Return what stands for what in the BTF of two files: numbers of types, offsets of names.
+
+    Each as (in the base, in the target).
+    """
+    import numpy
+
+    ours, theirs = _btf(base), _btf(target)
+    nothing = numpy.zeros(0, numpy.int64)
+    if ours is None or theirs is None:
+        return (nothing, nothing), (nothing, nothing)
+    old, new = _aligned(_plain(ours), _plain(theirs), 4)
+    found = []
+    for kind in _KINDS:
+        here = (ours.classes[old] == kind) & (theirs.classes[new] == kind)
+        pair = ours.words[old[here]].astype(numpy.int64), theirs.words[new[here]]
+        found.append((pair[0], pair[1].astype(numpy.int64)))
+    return found[0], found[1]
+
+
+def _btf(data: bytes) -> Btf | None:
+    file = parse_relocatable(data)
+    if file is None or file.btf < 0:
+        return None
+    start, end = file.extent(file.btf)
+    return parse_btf(data, start, end - start)
+
+
+def _plain(btf: Btf) -> bytes:
+    """Return the words without references: by what stays, records are recognised."""
+    words = btf.words.copy()
+    words[btf.classes > 0] = 0
+    return words.tobytes()
+
+
+class Learning:
+    """Gathers from many pairs of modules what all have in common."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[list[Moved], list[Moved]] = [], []
+        self._rows = 0
+
+    def add(self, found: Sequence[Moved]) -> None:
+        """Add the :func:`moves_of` a pair of modules."""
+        for seen, pair in zip(self._seen, found, strict=True):
+            seen.append(pair)
+            self._rows += len(pair[0])
+        if self._rows > _MANY:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        self._rows = 0
+        for seen in self._seen:
+            seen[:] = [_counted(seen)]
+            self._rows += len(seen[0][0])
+
+    def shared(self) -> bytes:
+        """Return what was learned."""
+        self._add_up()
+        found = []
+        for (seen,) in self._seen:
+            keys, counts = seen
+            found.append(_best_steps(keys[:, 0], keys[:, 1], counts, _SHARED_STEP))
+        return Shared(*found).dump()
+
+
+def _counted(seen: Sequence[Moved]) -> Moved:
+    import numpy
+
+    if not seen:
+        return numpy.zeros((0, 2), numpy.int64), numpy.zeros(0, numpy.int64)
+    keys = numpy.concatenate([pair[0] for pair in seen])
+    counts = numpy.concatenate([pair[1] for pair in seen])
+    distinct, places = numpy.unique(keys, axis=0, return_inverse=True)
+    return distinct, numpy.bincount(places.reshape(-1), counts, len(distinct)).astype(numpy.int64)
+
+
+def moves_of(base: bytes, target: bytes) -> tuple[Moved, Moved]:
+    """Return how types and names of a module moved: rows of (old, change), each once."""
+    import numpy
+
+    found = []
+    for old, new in references(base, target):
+        rows = numpy.unique(numpy.stack((old, new - old), axis=1), axis=0)
+        found.append((rows, numpy.ones(len(rows), numpy.int64)))
+    return found[0], found[1]
+
+
+def _levels(places: Numbers, values: Numbers, cost: float) -> Steps:
+    """Return the steps that tell most of ``values``, if any differs from 0."""
+    import numpy
+
+    if not values.any():
+        return Steps.of(())
+    rows, counts = numpy.unique(numpy.stack((places, values), axis=1), axis=0, return_counts=True)
+    return _best_steps(rows[:, 0], rows[:, 1], counts, cost)
+
+
+def _best_steps(places: Numbers, values: Numbers, counts: Numbers, cost: float) -> Steps:
+    """Return the steps that are right most often, where each costs as much as ``cost`` hits.
+
+    Rows are sorted by place; one place may have several values, with how often each was
+    seen.  The best of all, by Viterbi's algorithm.
+    """
+    best, level = 0.0, 0
+    score: dict[int, float] = {0: 0.0}
+    # For each value the steps that led to it, the last first: (place, value, steps before).
+    path: dict[int, Any] = {0: None}
+    rows = zip(places.tolist(), values.tolist(), counts.tolist(), strict=True)
+    for place, own in itertools.groupby(rows, key=lambda row: row[0]):
+        before, way = best - cost, path[level]
+        for _, value, count in own:
+            reached = score.get(value)
+            if reached is None or before > reached:
+                reached = before
+                path[value] = (place, value, way)
+            score[value] = reached = reached + count
+            if reached > best or (reached == best and value == level):
+                best, level = reached, value
+    steps, found = path[level], []
+    while steps is not None:
+        found.append(steps[:2])
+        steps = steps[2]
+    return Steps.of(found[::-1])

@@ -1,0 +1,110 @@
+"""Sets with a kernel's modules: what moved in all is learned once, also inside containers."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from composer.checksum import ObjectChecksum
+from composer.jigdo.build import LocalPackage, Older, build_set
+from composer.jigdo.container import Kind
+from composer.jigdo.delta.building import DeltaOptions
+from composer.jigdo.delta.codecs import CodecNumber
+from composer.ostree.digests import DigestCache
+from composer.ostree.repo import Repository
+from composer.progress import Step
+from tests.jigdo.delta.modules import Kernel, module
+from tests.jigdo.delta.test_applying import table_of
+from tests.jigdo.sets import REF, Packages, local_packages, open_bytes, pull, write_files
+from tests.rpm.crafted import RpmFile, rpm_bytes
+
+MODULES = 12
+
+
+@dataclass(frozen=True)
+class Source:
+    """Two versions of a kernel in a repository, and the packages of the newer."""
+
+    path: Path
+    old: ObjectChecksum
+    new: ObjectChecksum
+    packages: tuple[LocalPackage, ...]
+
+    def build(self, store: Path | None = None, workers: int = 2) -> tuple[bytes, list[str]]:
+        out, phases = io.BytesIO(), []
+
+        def report(step: Step) -> None:
+            phases.append(step.phase)
+
+        build_set(
+            Repository.open(self.path / "repo"),
+            self.new,
+            self.packages,
+            ref=REF,
+            into=out,
+            cache=DigestCache(self.path / "digests.sqlite"),
+            older=Older(DeltaOptions((self.old,), "all"), {}, store),
+            report=report,
+            workers=workers,
+        )
+        return out.getvalue(), phases
+
+
+def _files(version: int) -> dict[str, bytes]:
+    kernel = Kernel(100_000 + 37 * (version - 1), 1_000_000 + 411 * (version - 1))
+    files = {}
+    for number in range(MODULES):
+        inserted = number if version > 1 else -1
+        data = module(number, kernel, functions=30, inserted=inserted)
+        name = f"/usr/lib/modules/6.1.0-{version}/kernel/m{number}.ko"
+        if number % 3 == 0:
+            name, data = f"{name}.xz", lzma.compress(data, preset=6)
+        files[name] = data
+    # By its name a module, and by nothing else.
+    files[f"/usr/lib/modules/6.1.0-{version}/kernel/text.ko"] = b"%d" % version * 3000
+    return files
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    where = tmp_path_factory.mktemp("kernel")
+    repo = Repository.create(where / "repo", mode="bare-user")
+    old, new = (write_files(repo, _files(version)) for version in (1, 2))
+    rpm = where / "kernel.rpm"
+    files = [RpmFile(name, data) for name, data in _files(2).items()]
+    rpm.write_bytes(rpm_bytes(files, name="kernel", version="2"))
+    return Source(where, old, new, local_packages([rpm]))
+
+
+def test_modules_come_from_bases_whose_references_are_moved(source: Source, tmp_path: Path) -> None:
+    data, _ = source.build()
+    pieces = [piece for content in table_of(open_bytes(data)).contents for piece in content.pieces]
+    linked = [piece for piece in pieces if piece.codec == CodecNumber.LINKED]
+    assert (len(linked), len(pieces)) == (MODULES, MODULES + 1)
+    # A function of at most 130 bytes and a signature of 64 are new in each; all else moved.
+    sizes = [frame.size for frame in open_bytes(data).index.of(Kind.PATCH)]
+    assert sum(sizes) < MODULES * (130 + 64) * 1.8
+    client = Repository.create(tmp_path / "client", mode="bare-user")
+    argv = ["ostree", f"--repo={client.path}", "pull-local", "--disable-fsync"]
+    subprocess.run([*argv, str(source.path / "repo"), str(source.old)], check=True)
+    packages = Packages(source.packages)
+    pull(open_bytes(data), client, packages, base=source.old)
+    assert not packages.given
+    subprocess.run(["ostree", f"--repo={client.path}", "fsck", "--quiet"], check=True)
+
+
+def test_what_is_learned_is_the_same_with_any_workers_and_kept(
+    source: Source, tmp_path: Path
+) -> None:
+    one, phases = source.build(workers=1)
+    assert "learn" in phases
+    store = tmp_path / "patches.sqlite"
+    assert source.build(store)[0] == one
+    again, phases = source.build(store)
+    assert again == one
+    assert not {"learn", "deltas"} & set(phases)
