@@ -10,6 +10,7 @@ import click
 
 from composer.cli.config import config_dir_option, waiver_options
 from composer.cli.console import Console, json_option
+from composer.cli.network import limit_rate_option, limited
 from composer.cli.text import plain
 from composer.errors import EXIT_NOTHING_NEW
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @click.argument("ref", metavar="[REMOTE:]REF")
 @click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
 @waiver_options
+@limit_rate_option
 @config_dir_option
 @json_option
 @click.pass_obj
@@ -29,6 +31,7 @@ def check(
     ref: str,
     repository: Path,
     waivers: Waivers,
+    limit_rate: str | None,
     config_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -41,7 +44,7 @@ def check(
     from composer.client import check as check_ref
 
     name, _, wanted = ref.rpartition(":")
-    remote = find_remote(name or None, config_dir)
+    remote = limited(find_remote(name or None, config_dir), limit_rate)
     found = check_ref(remote, wanted, Repository.open(repository), waivers=waivers)
     _show(console, found, as_json=as_json)
     if not found.new:

@@ -13,6 +13,7 @@ from composer.cli.changes import advisory_lines, change_lines
 from composer.cli.config import config_dir_option, parse_ref, waiver_options
 from composer.cli.console import Console, json_option
 from composer.cli.events import amounts_document, lost_rows, plan_document, replaced_rows
+from composer.cli.network import limit_rate_option, limited
 from composer.cli.text import human_bytes, human_seconds, plain
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ probe_option = click.option(
     help="Say which sources have it, what they cost and which was chosen; a PATH begins with /.",
 )
 @waiver_options
+@limit_rate_option
 @config_dir_option
 @json_option
 @click.pass_obj
@@ -146,6 +148,7 @@ def plan(
     probe: bool,
     question: str,
     waivers: Waivers,
+    limit_rate: str | None,
     config_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -156,7 +159,7 @@ def plan(
     from composer.client import Choices, Prefer, Repository, find_remote
 
     name, plain_ref, version = parse_ref(ref)
-    remote = find_remote(name, config_dir)
+    remote = limited(find_remote(name, config_dir), limit_rate)
     repo = Repository.open(repository)
     choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
     show_plan(

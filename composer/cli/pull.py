@@ -13,6 +13,14 @@ from composer.cli.changes import advisory_lines, change_lines
 from composer.cli.config import config_dir_option, parse_ref, waiver_options
 from composer.cli.console import Console, json_option
 from composer.cli.events import lost_rows, replaced_rows, transfers_document
+from composer.cli.network import (
+    limit_rate_option,
+    limited,
+    mirror_lines,
+    mirror_rows,
+    wrong_lines,
+    wrong_rows,
+)
 from composer.cli.plan import (
     KINDS,
     lost_lines,
@@ -48,6 +56,7 @@ _MOST = 20
 @probe_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before anything large moves.")
 @waiver_options
+@limit_rate_option
 @config_dir_option
 @json_option
 @click.pass_obj
@@ -64,6 +73,7 @@ def pull(
     probe: bool,
     yes: bool,
     waivers: Waivers,
+    limit_rate: str | None,
     config_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -78,7 +88,7 @@ def pull(
     from composer.client import pull as pull_ref
 
     name, plain, version = parse_ref(ref)
-    remote = find_remote(name, config_dir)
+    remote = limited(find_remote(name, config_dir), limit_rate)
     repo = Repository.open(repository)
     choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
     if probe and not dry_run:
@@ -154,6 +164,8 @@ def _plan_lines(plan: PullPlan) -> Iterator[str]:
 
 def _show(console: Console, done: PullResult, *, as_json: bool) -> None:
     """Say what the pull did and what it moved."""
+    for line in wrong_lines(done.wrong):
+        console.warn(plain_text(line))
     if as_json:
         console.json(
             {
@@ -170,6 +182,8 @@ def _show(console: Console, done: PullResult, *, as_json: bool) -> None:
                 "seeds": {"objects": done.seeds, "bytes": done.seed_bytes},
                 "lost": lost_rows(done.lost),
                 "replaced": replaced_rows(done.replaced),
+                "mirrors": mirror_rows(done.mirrors),
+                "wrong": wrong_rows(done.wrong),
             }
         )
         return
@@ -183,6 +197,12 @@ def _show(console: Console, done: PullResult, *, as_json: bool) -> None:
     for kind, text in (*KINDS, *(one for one in also if one[0] in done.moved)):
         part = done.moved[kind]
         console.result(f"  {text}: {human_bytes(part.bytes)} in {part.requests} requests")
+    again = done.moved["again"]
+    if again.bytes or again.requests:
+        text = f"{human_bytes(again.bytes)} in {again.requests} requests"
+        console.result(f"  again, or in vain: {text}")
+    for line in mirror_lines(done.mirrors, all_of_them=console.verbose):
+        console.result(plain_text(line))
     if done.seeds:
         console.result(f"  from seeds: {done.seeds} objects, {human_bytes(done.seed_bytes)}")
 

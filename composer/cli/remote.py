@@ -9,6 +9,7 @@ import click
 
 from composer.cli.config import config_dir_option
 from composer.cli.console import Console, json_option
+from composer.cli.network import connection_options
 
 if TYPE_CHECKING:
     from composer.client import Remote
@@ -61,6 +62,7 @@ def remote() -> None:
     help="Where RPMs are kept that mirrors dropped: a repository, a directory of RPM files, or a "
     "template with {name}, {version}, {release}, {arch}, {file} and the like.  Repeatable.",
 )
+@connection_options
 @click.option("--replace", is_flag=True, help="Write it anew where the name exists.")
 @config_dir_option
 @json_option
@@ -75,6 +77,7 @@ def add(
     trust: Any,
     repositories: tuple[str, ...],
     archives: tuple[str, ...],
+    connection: dict[str, object],
     replace: bool,
     config_dir: Path | None,
     as_json: bool,
@@ -97,6 +100,7 @@ def add(
         trust=trust,
         repositories=_by_id(repositories),
         archives=archives,
+        connection=connection,
         config_dir=config_dir,
         replace=replace,
     )
@@ -160,6 +164,23 @@ def _show(console: Console, remote: Remote) -> None:
             console.result(f"  {key}: {url}")
     for archive in remote.archives:
         console.result(f"  archive {archive}")
+    for key, value in _connection(remote).items():
+        console.result(f"  {key} {value}")
+
+
+def _connection(remote: Remote) -> dict[str, str | int]:
+    """How its mirrors are reached, where the file says it; without a password."""
+    from composer.client.remote_file import shown_proxy
+
+    way = remote.way
+    said: dict[str, str | int] = {
+        "proxy": shown_proxy(way.proxy),
+        "tls-client-cert": str(way.client_cert or ""),
+        "tls-client-key": str(way.client_key or ""),
+        "tls-ca-cert": str(way.ca_cert or ""),
+        "limit-rate": way.limit_rate,
+    }
+    return {key: value for key, value in said.items() if value}
 
 
 def _document(remote: Remote) -> dict[str, object]:
@@ -173,6 +194,7 @@ def _document(remote: Remote) -> dict[str, object]:
         "mirrorlist": remote.mirrorlist or None,
         "archives": list(remote.archives),
         "repositories": {key: list(urls) for key, urls in remote.repositories.items()},
+        "connection": _connection(remote),
     }
 
 

@@ -74,7 +74,7 @@ def find_newest(
         ref,
         remote.store(),
         ignore_expiry=waivers.expiry,
-        traffic=fetcher.traffic,
+        network=fetcher.network,
     )
     entry = statement.entry
     if version not in ("", entry.version, str(entry.commit)):

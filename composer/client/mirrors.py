@@ -14,13 +14,13 @@ from composer.client.remote import Remote
 from composer.errors import ComposerError
 from composer.net.location import Mirrors
 from composer.net.mirrorlist import fetch_mirrorlist
-from composer.net.traffic import Traffic
+from composer.net.network import Network
 from composer.system.files import write_bytes
 
 _SECONDS = 86_400
 
 
-def with_listed_mirrors(remote: Remote, traffic: Traffic) -> Remote:
+def with_listed_mirrors(remote: Remote, network: Network) -> Remote:
     """Add the mirrors of the remote's list, if it has one, behind its own URLs.
 
     A list that cannot be had is no error as long as there is an older one, or a URL.
@@ -31,7 +31,7 @@ def with_listed_mirrors(remote: Remote, traffic: Traffic) -> Remote:
     age, listed = _kept(path, remote.mirrorlist)
     if not listed or not 0 <= age < _SECONDS:
         try:
-            listed = fetch_mirrorlist(remote.mirrorlist, traffic=traffic)
+            listed = fetch_mirrorlist(remote.mirrorlist, network=network)
         except ComposerError:
             if not listed and not remote.urls:
                 raise

@@ -36,7 +36,10 @@ from composer.jigdo.reader import JigdoSet
 from composer.jigdo.reassemble import check_space, check_storable, reassemble
 from composer.jigdo.seeding import SeedPlan
 from composer.jigdo.tree import tree_frames
-from composer.net.traffic import Traffic
+from composer.net.network import Network
+from composer.net.standing import WrongBytes
+from composer.net.traffic import AGAIN
+from composer.net.traffic import Moved as MovedBy
 from composer.ostree.repo import Repository
 from composer.system.files import remove_tree
 
@@ -46,8 +49,9 @@ class PullResult:
     """What a pull did.
 
     ``moved`` is by kind: "rpm", "set" (metadata), "new" (content), "delta"; "rpm-md" where
-    package lists were read.  Bytes are of all plans that were carried out.  ``lost``
-    packages came another way; ``replaced`` ones by RPMs that were made anew.
+    package lists were read; "again" is what was moved in vain.  Bytes are of all plans that
+    were carried out.  ``mirrors`` has them by mirror; those in ``wrong`` served wrong bytes.
+    ``lost`` packages came another way; ``replaced`` ones by RPMs that were made anew.
     """
 
     ref: str
@@ -64,6 +68,8 @@ class PullResult:
     replaced: tuple[Replaced, ...] = ()
     seeds: int = 0
     seed_bytes: int = 0
+    mirrors: tuple[MovedBy, ...] = ()
+    wrong: tuple[WrongBytes, ...] = ()
 
 
 def pull(
@@ -100,7 +106,7 @@ def pull(
     with session(remote, sources=sources, waivers=waivers, report=meter) as asked:
         found = asked.look(ref, repo, version=version, choices=choices)
         if found.set is None:
-            return _result(found, asked.traffic)
+            return _result(found, asked.network)
         jigdo, wanted = found.set
         check_storable(repo, wanted.headers)
         announced = announce(found, asked, repo, choices, workers=workers)
@@ -133,18 +139,19 @@ def pull(
         remove_tree(package_directory(repo))
         _keep_description(jigdo, repo, Descriptions.of(repo))
         meter.finish()
-        return _result(found, asked.traffic, plans, lost, source.replaced())
+        return _result(found, asked.network, plans, lost, source.replaced())
 
 
 def _result(
     found: Found,
-    traffic: Traffic,
+    network: Network,
     plans: Sequence[Plan] = (),
     lost: Sequence[LostPackage] = (),
     replaced: tuple[Replaced, ...] = (),
 ) -> PullResult:
     seeds = found.set[1].seeds if found.set else SeedPlan()
-    kinds = sorted({row.kind for row in traffic.rows()} | {"rpm", "set", "new", "delta"})
+    traffic = network.traffic
+    kinds = sorted({row.kind for row in traffic.rows()} | {"rpm", "set", "new", "delta", AGAIN})
     entry = found.entry
     return PullResult(
         ref=entry.ref,
@@ -161,6 +168,8 @@ def _result(
         replaced=replaced,
         seeds=len(seeds.places.keys() - seeds.failed),
         seed_bytes=sum(seeds.sought[n].size for n in seeds.places.keys() - seeds.failed),
+        mirrors=traffic.rows(),
+        wrong=network.standing.wrong(),
     )
 
 

@@ -9,28 +9,20 @@ here: unsigned is accepted only where ``none`` is written; what was given is dem
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-
-from composer.errors import CommandFailed, ComposerError, FormatError, NotFound, UsageError
+from composer.client.remote_file import Document, Trust, validated
+from composer.errors import CommandFailed, FormatError, NotFound, UsageError
 from composer.net.archive import Archive
-from composer.net.location import Mirrors, parse_base
+from composer.net.network import Limits, Network, Way, origin
 from composer.net.statement import PinnedRoot, read_root
 from composer.net.trust_store import TrustStore, forget
 from composer.system.command import require_program, run
@@ -40,11 +32,6 @@ SYSTEM = Path("/etc/jigdo-composer")
 STATE = Path("/var/lib/jigdo-composer/trust")
 _ROOT = ".root.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\Z")
-_ID = r"^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}$"
-_DIGEST = r"^[0-9a-f]{64}$"
-_FINGERPRINT = r"^[0-9A-F]{40}([0-9A-F]{24})?$"
-
-Trust = Literal["tuf+gpg", "tuf", "gpg", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +40,8 @@ class Remote:
 
     ``urls`` and the values of ``repositories`` (by repository id) are base URLs,
     best first; ``archives`` URLs or templates (:mod:`composer.net.archive`).
-    ``mirrorlist`` is the URL of a list of more mirrors of its own repository.
+    ``mirrorlist`` is the URL of a list of more mirrors of its own repository,
+    ``way`` and ``limits`` say how all of them are reached.
     ``keyring`` and ``fingerprints`` are empty where ``trust`` is without "gpg", ``root``
     where it is without "tuf".  What has been seen of signed statements is kept below
     ``state``.
@@ -69,6 +57,14 @@ class Remote:
     mirrorlist: str = ""
     root: PinnedRoot | None = None
     state: Path = Path()
+    way: Way = field(default_factory=Way)
+    limits: Limits = field(default_factory=Limits)
+
+    def network(self) -> Network:
+        """Make what a run talks to this remote's mirrors with."""
+        named = [*self.urls, *self.archives, *chain(*self.repositories.values()), self.mirrorlist]
+        own = frozenset(origin(url) for url in named if url)
+        return Network.by(replace_fields(self.way, own=own), self.limits)
 
     def store(self) -> TrustStore:
         """What has been seen of this remote's signed statements."""
@@ -78,72 +74,6 @@ class Remote:
     def mirrors_for(self, repository: str) -> tuple[str, ...]:
         """Base URLs of a repository id; the remote's own for "" and ids it does not name."""
         return self.repositories.get(repository, self.urls)
-
-
-class _Document(BaseModel):
-    """What a TOML file of a remote may hold."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    urls: list[str]
-    trust: Trust
-    fingerprints: list[Annotated[str, Field(pattern=_FINGERPRINT)]] = []
-    archives: list[str] = []
-    mirrorlist: str | None = None
-    tuf_root: Annotated[str, Field(pattern=_DIGEST)] | None = None
-    repositories: dict[
-        Annotated[str, Field(pattern=_ID)], Annotated[list[str], Field(min_length=1)]
-    ] = {}
-
-    @field_validator("urls")
-    @classmethod
-    def _urls(cls, urls: list[str]) -> list[str]:
-        return list(Mirrors.parse(*urls).bases) if urls else []
-
-    @model_validator(mode="after")
-    def _somewhere(self) -> Self:
-        if not self.urls and not self.mirrorlist:
-            raise ValueError("urls: at least one is needed, or a mirrorlist")
-        return self
-
-    @field_validator("archives")
-    @classmethod
-    def _archives(cls, archives: list[str]) -> list[str]:
-        return list(dict.fromkeys(str(Archive.parse(text)) for text in archives))
-
-    @field_validator("mirrorlist")
-    @classmethod
-    def _mirrorlist(cls, url: str | None) -> str | None:
-        # The query after a "?" is what lists are asked by.
-        if url is not None:
-            parse_base(url.partition("?")[0])
-        return url
-
-    @field_validator("repositories")
-    @classmethod
-    def _repositories(cls, repositories: dict[str, list[str]]) -> dict[str, list[str]]:
-        return {key: list(Mirrors.parse(*urls).bases) for key, urls in repositories.items()}
-
-    def to_toml(self) -> str:
-        lines = [f"urls = {_strings(self.urls)}", f"trust = {json.dumps(self.trust)}"]
-        if self.mirrorlist:
-            lines.append(f"mirrorlist = {json.dumps(self.mirrorlist)}")
-        if self.fingerprints:
-            lines.append(f"fingerprints = {_strings(self.fingerprints)}")
-        if self.archives:
-            lines.append(f"archives = {_strings(self.archives)}")
-        if self.tuf_root:
-            lines.append(f"tuf_root = {json.dumps(self.tuf_root)}")
-        if self.repositories:
-            lines += ["", "[repositories]"]
-            pairs = sorted(self.repositories.items())
-            lines += [f"{json.dumps(key)} = {_strings(urls)}" for key, urls in pairs]
-        return "\n".join([*lines, ""])
-
-
-def _strings(values: Iterable[str]) -> str:
-    # For the characters that URLs and fingerprints have, JSON's strings are TOML's.
-    return json.dumps(list(values), ensure_ascii=False)
 
 
 def add_remote(
@@ -156,12 +86,14 @@ def add_remote(
     repositories: Mapping[str, Sequence[str]] | None = None,
     archives: Sequence[str] = (),
     mirrorlist: str | None = None,
+    connection: Mapping[str, object] | None = None,
     config_dir: Path | None = None,
     replace: bool = False,
 ) -> Remote:
     """Write a remote and pin the GPG keys in the files ``keys`` and the root ``tuf_root``.
 
-    ``urls``, ``archives`` and ``repositories`` may name existing directories too.
+    ``urls``, ``archives`` and ``repositories`` may name existing directories too;
+    ``connection`` has keys of the file that say how mirrors are reached.
     ``trust`` is what was given, all of it, by default.  Raises UsageError for a wrong
     value, a name that is taken, and for nothing to trust but no "none".
     """
@@ -175,7 +107,7 @@ def add_remote(
     chosen = _chosen(name, trust, gpg=bool(keys), tuf=tuf_root is not None)
     ring, fingerprints = _pin(keys)
     root = read_root(tuf_root) if tuf_root else None
-    document = _validated(
+    document = validated(
         {
             "urls": [as_url(url) for url in urls],
             "mirrorlist": mirrorlist,
@@ -186,6 +118,7 @@ def add_remote(
             "repositories": {
                 key: [as_url(url) for url in more] for key, more in (repositories or {}).items()
             },
+            **(connection or {}),
         },
         lambda problem: UsageError(f"remote {name}: {problem}"),
     )
@@ -193,7 +126,8 @@ def add_remote(
     for suffix, data in pinned.items():
         if data:
             write_bytes(directory / f"{name}{suffix}", data)
-    write_bytes(path, document.to_toml().encode())
+    # A proxy's password is nobody else's business.
+    write_bytes(path, document.to_toml().encode(), mode=0o600 if document.has_password else 0o644)
     for suffix, data in pinned.items():
         if not data:
             (directory / f"{name}{suffix}").unlink(missing_ok=True)
@@ -345,7 +279,7 @@ def load_remote(path: Path) -> Remote:
         values = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FormatError(f"{path}: {error}") from None
-    document = _validated(values, lambda problem: FormatError(f"{path}: {problem}"))
+    document = validated(values, lambda problem: FormatError(f"{path}: {problem}"))
     keyring = path.with_suffix(".gpg") if "gpg" in document.trust else None
     if keyring is not None and not (keyring.is_file() and document.fingerprints):
         raise FormatError(
@@ -364,10 +298,12 @@ def load_remote(path: Path) -> Remote:
         mirrorlist=document.mirrorlist or "",
         root=_pinned_root(path, document) if "tuf" in document.trust else None,
         state=_state_of(path),
+        way=document.way,
+        limits=document.limits,
     )
 
 
-def _pinned_root(path: Path, document: _Document) -> PinnedRoot:
+def _pinned_root(path: Path, document: Document) -> PinnedRoot:
     place = path.with_suffix(_ROOT)
     root = read_root(place) if place.is_file() else None
     if root is None or str(root.digest) != document.tuf_root:
@@ -388,15 +324,3 @@ def _state_of(path: Path) -> Path:
         return STATE
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
     return Path(base) / "jigdo-composer" / "trust"
-
-
-def _validated(values: Mapping[str, object], explain: Callable[[str], ComposerError]) -> _Document:
-    try:
-        return _Document.model_validate(dict(values))
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in problem["loc"] if part != "[key]")
-        text = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            text = f"unknown key; there are {', '.join(_Document.model_fields)}"
-        raise explain(f"{where}: {text}") from None

@@ -38,6 +38,7 @@ from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import CommitFrame, JigdoSet
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
+from composer.net.network import Network
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
@@ -79,17 +80,22 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A remote that is being asked; ``traffic`` counts what it sends.  See :func:`session`."""
+    """A remote that is being asked, by ``network``.  See :func:`session`."""
 
     remote: Remote
     fetcher: Fetcher
-    traffic: Traffic
+    network: Network
     cache: RpmCache
     seeds: SeedTrees
     sources: Sources
     waivers: Waivers
     report: Report
     arrivals: Arrivals
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the remote has sent."""
+        return self.network.traffic
 
     def newest(self, ref: str, version: str = "") -> Newest:
         """Ask what is newest of ``ref``, or which set is of ``version``."""
@@ -143,15 +149,15 @@ class Session:
         jigdo: JigdoSet,
         wanted: Wanted,
         *,
-        traffic: Traffic | None = None,
+        network: Network | None = None,
         report: Report = silent,
     ) -> RemotePackages:
-        """Return the source of the RPMs for ``wanted``; counts in ``traffic``, or the session's."""
+        """Return the source of the RPMs for ``wanted``, by ``network``, or the session's."""
         return RemotePackages(
             self.remote,
             package_directory(repo),
             self.cache,
-            traffic or self.traffic,
+            network or self.network,
             self.sources,
             bytes_held(jigdo, wanted),
             report,
@@ -167,11 +173,11 @@ def session(
     report: Report = silent,
 ) -> Iterator[Session]:
     """Open a session with ``remote``, with the mirrors of its list too."""
-    traffic, cache = Traffic(), RpmCache(sources.rpm_caches)
-    remote = with_listed_mirrors(remote, traffic)
+    network, cache = remote.network(), RpmCache(sources.rpm_caches)
+    remote = with_listed_mirrors(remote, network)
     with (
-        closing(Fetcher(Mirrors.parse(*remote.urls), traffic=traffic)) as fetcher,
+        closing(Fetcher(Mirrors.parse(*remote.urls), network=network)) as fetcher,
         SeedTrees(sources.seeds, report) as seeds,
     ):
         arrivals = Arrivals(report)
-        yield Session(remote, fetcher, traffic, cache, seeds, sources, waivers, report, arrivals)
+        yield Session(remote, fetcher, network, cache, seeds, sources, waivers, report, arrivals)

@@ -26,9 +26,9 @@ from composer.net.archive import Archive
 from composer.net.fetch import Fetcher
 from composer.net.job import FetchFailed
 from composer.net.location import Mirrors, safe_location
+from composer.net.network import Network
 from composer.net.packages import Wanted, fetch_packages
 from composer.net.repository import locate_packages
-from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.progress import Report, silent
 from composer.rpm.beginnings import NO_BEGINNINGS, Beginning
@@ -109,13 +109,13 @@ class RemotePackages:
         remote: Remote,
         directory: Path,
         cache: RpmCache,
-        traffic: Traffic,
+        network: Network,
         sources: Sources,
         holds: Holds,
         report: Report = silent,
     ) -> None:
         self._holds = holds
-        self._remote, self._cache, self._traffic = remote, cache, traffic
+        self._remote, self._cache, self._network = remote, cache, network
         self._directory, self._strict, self._report = directory, sources.strict_pkgid, report
         texts = dict.fromkeys([*remote.archives, *sources.archives])
         self._archives = [Archive.parse(text) for text in texts]
@@ -200,7 +200,7 @@ class RemotePackages:
                 lost.append(self._lost(package, ()))
         return fetch_packages(
             wanted,
-            traffic=self._traffic,
+            network=self._network,
             elsewhere=[self._by_name, *(partial(self._listed, place) for place in self._places())],
             lost=lambda package, errors: lost.append(self._lost(package, errors)),
             report=self._report,
@@ -262,7 +262,7 @@ class RemotePackages:
                 grouped.setdefault(bases, []).append(package)
         for bases, own in sorted(grouped.items(), key=lambda pair: pair[0]):
             listed = self._lists.setdefault(bases, _Listed())
-            listed.read(bases, own, self._traffic, self._directory)
+            listed.read(bases, own, self._network, self._directory)
             for package in own:
                 if listed.error is not None:
                     if bases not in self._archive_bases:  # which need not be repositories
@@ -311,14 +311,14 @@ class _Listed:
         self._asked: set[ContentDigest] = set()
 
     def read(
-        self, bases: tuple[str, ...], packages: Sequence[PackageRef], traffic: Traffic, spool: Path
+        self, bases: tuple[str, ...], packages: Sequence[PackageRef], network: Network, spool: Path
     ) -> None:
         """Look for ``packages``; a list that cannot be read is not asked again."""
         wanted = [package for package in packages if package.pkgid not in self._asked]
         if not wanted or self.error is not None:
             return
         self._asked |= {package.pkgid for package in wanted}
-        with closing(Fetcher(Mirrors.parse(*bases), kind="rpm-md", traffic=traffic)) as fetcher:
+        with closing(Fetcher(Mirrors.parse(*bases), kind="rpm-md", network=network)) as fetcher:
             try:
                 found = locate_packages(fetcher, wanted, spool=spool if spool.is_dir() else None)
             except (NotFound, FetchFailed, VerificationFailed) as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 from composer import __version__
 from composer.net.body import AttemptFailed, Body, Verdict
 from composer.net.job import Job
 from composer.net.location import safe_location
+from composer.net.network import Network, origin
 
 _REDIRECTS = 5
 # curl.h has it, pycurl 7.45 not; a proxy's answer to CONNECT is not the mirror's.
@@ -17,54 +19,82 @@ _STATUS_LINE = re.compile(r"HTTP/[0-9.]+ ([0-9]{3})(?: |\Z)")
 _MAX_HEADERS = 256 << 10
 _REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
 _BUFFER = 256 << 10
-
-
-def make_handle(*, connect_seconds: float, stall_rate: int, stall_seconds: int) -> Any:
-    """Make a libcurl handle with what all requests have in common."""
-    import pycurl
-
-    handle = pycurl.Curl()
-    handle.setopt(pycurl.USERAGENT, f"jigdo-composer/{__version__}")
-    handle.setopt(pycurl.NOSIGNAL, 1)
-    handle.setopt(pycurl.BUFFERSIZE, _BUFFER)
-    handle.setopt(pycurl.FOLLOWLOCATION, 1)
-    handle.setopt(pycurl.MAXREDIRS, _REDIRECTS)
-    handle.setopt(_SUPPRESS_CONNECT_HEADERS, 1)
-    handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(connect_seconds * 1000))
-    handle.setopt(pycurl.LOW_SPEED_LIMIT, stall_rate)
-    handle.setopt(pycurl.LOW_SPEED_TIME, stall_seconds)
-    return handle
+_MOST_SECONDS = 7 * 86_400
 
 
 class Attempt:
     """One request of a job to the mirror at ``base``; ``received`` counts body bytes."""
 
-    def __init__(self, job: Job, base: str) -> None:
-        self.job, self.base = job, base
+    def __init__(self, job: Job, base: str, network: Network) -> None:
+        self.job, self.base, self._network = job, base, network
         self.url = base + safe_location(job.location) if job.location else base
         self.body = Body(job.span.after(job.done), job.what)
-        self.received = 0
+        self.received = self.kept = 0
+        self.started = time.monotonic()
+        self.is_first = job.requests == 0
+        self._hops = 0
         self._headers: dict[str, str] = {}
         self._header_bytes = 0
         self._status = 0
         self._stopped_by: BaseException | None = None
 
-    def configure(self, handle: Any) -> None:
-        """Point ``handle`` at the URL, the range and the callbacks."""
+    def make_handle(self) -> Any:
+        """Make a libcurl handle for this request."""
         import pycurl
 
-        web = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
-        scheme = self.url.partition(":")[0]
-        own = {"http": web, "https": pycurl.PROTO_HTTPS, "file": pycurl.PROTO_FILE}[scheme]
+        limits, way = self._network.limits, self._network.way
+        is_file = self.url.startswith("file:")
+        most = min(limits.most_seconds(self.body.span.length), _MOST_SECONDS)
+        handle = pycurl.Curl()
         handle.setopt(pycurl.URL, self.url)
-        handle.setopt(pycurl.PROTOCOLS, own)
-        handle.setopt(pycurl.REDIR_PROTOCOLS, own & web)
+        web = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
+        handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_FILE if is_file else web)
         handle.setopt(pycurl.HEADERFUNCTION, self._header)
         handle.setopt(pycurl.WRITEFUNCTION, self._write)
+        handle.setopt(pycurl.USERAGENT, f"jigdo-composer/{__version__}")
+        handle.setopt(pycurl.NOSIGNAL, 1)
+        handle.setopt(pycurl.BUFFERSIZE, min(_BUFFER, self._network.throttle.piece or _BUFFER))
+        handle.setopt(_SUPPRESS_CONNECT_HEADERS, 1)
+        handle.setopt(pycurl.CONNECTTIMEOUT_MS, int(limits.connect_seconds * 1000))
+        handle.setopt(pycurl.LOW_SPEED_LIMIT, limits.stall_rate)
+        handle.setopt(pycurl.LOW_SPEED_TIME, limits.stall_seconds)
+        handle.setopt(pycurl.TIMEOUT_MS, int(most * 1000))
+        handle.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
         if self.body.span.header:
             handle.setopt(pycurl.RANGE, self.body.span.header)
+        if self.url.startswith("https:"):
+            # HTTP/2 carries all on one connection: wait for the first instead of making more.
+            handle.setopt(pycurl.PIPEWAIT, 1)
+        if way.ca_cert:
+            handle.setopt(pycurl.CAINFO, str(way.ca_cert))
+        if way.client_cert and origin(self.url) in way.own:
+            handle.setopt(pycurl.SSLCERT, str(way.client_cert))
+            handle.setopt(pycurl.SSLKEY, str(way.client_key or way.client_cert))
+        if way.proxy:
+            handle.setopt(pycurl.PROXY, "" if way.proxy == "none" else way.proxy)
+        return handle
+
+    def follow(self, handle: Any) -> bool:
+        """Go where the answer, which has ended, redirects to; False when it does not.
+
+        Here, and not in libcurl, because that would show the client's certificate anywhere.
+        """
+        import pycurl
+
+        if not self._redirected() or self._stopped_by is not None:
+            return False
+        url = handle.getinfo(pycurl.REDIRECT_URL) or ""
+        kinds = {"http": ("http", "https"), "https": ("https",)}
+        self._hops += 1
+        if self._hops > _REDIRECTS:
+            reason = f"more than {_REDIRECTS} redirects"
+        elif url.partition(":")[0] not in kinds.get(self.url.partition(":")[0], ()):
+            reason = "redirects to a less trusted kind of URL"
         else:
-            handle.unsetopt(pycurl.RANGE)
+            self.url, self._status = url, 0
+            return True
+        self._stopped_by = AttemptFailed(reason, Verdict.REFUSED)
+        return False
 
     def _header(self, line: bytes) -> int:
         try:
@@ -91,9 +121,15 @@ class Attempt:
     def _write(self, piece: bytes) -> int:
         try:
             self.received += len(piece)
+            self._network.throttle.take(len(piece))
+            if self._redirected():
+                if self.received > _MAX_HEADERS:
+                    raise AttemptFailed("a redirect without end", Verdict.LIED)
+                return len(piece)
             kept = self.body.take(piece)
             if kept:
-                self.job.sink.write(kept)
+                self.job.take(self.base, kept)
+                self.kept += len(kept)
             return -1 if self.body.complete else len(piece)
         except BaseException as error:
             self._stopped_by = error
@@ -121,11 +157,11 @@ class Attempt:
             return AttemptFailed("no such file", Verdict.MISSING)
         if code in (pycurl.E_BAD_DOWNLOAD_RESUME, pycurl.E_HTTP_RANGE_ERROR):
             return AttemptFailed("the file there is shorter than declared", Verdict.LIED)
-        if code == pycurl.E_TOO_MANY_REDIRECTS:
-            return AttemptFailed(f"more than {_REDIRECTS} redirects", Verdict.REFUSED)
-        if code == pycurl.E_UNSUPPORTED_PROTOCOL:
-            return AttemptFailed("redirects to a less trusted kind of URL", Verdict.REFUSED)
-        if code == pycurl.E_PEER_FAILED_VERIFICATION:
+        if code in (
+            pycurl.E_PEER_FAILED_VERIFICATION,
+            pycurl.E_SSL_CERTPROBLEM,
+            pycurl.E_SSL_CACERT_BADFILE,
+        ):
             return AttemptFailed(f"TLS: {reason}", Verdict.REFUSED)
         if code == pycurl.E_OPERATION_TIMEDOUT and self.received:
             reason = f"stalled after {self.received} bytes"

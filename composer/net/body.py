@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import Enum
 
 from composer.errors import BoundExceeded, ComposerError, FormatError
@@ -27,6 +29,7 @@ class Verdict(Enum):
     REFUSED = "refused"  # asking again will give the same
     LIED = "lied"  # what it sent is not what it should be
     TRANSIENT = "transient"  # may work in a moment
+    SLOW = "slow"  # another does better
 
 
 class AttemptFailed(ComposerError):
@@ -35,6 +38,7 @@ class AttemptFailed(ComposerError):
     def __init__(
         self, reason: str, verdict: Verdict, *, cause: ComposerError | None = None, wait: float = 0
     ) -> None:
+        """``wait`` is for how many seconds the mirror asked to be left alone."""
         super().__init__(reason)
         self.reason, self.verdict, self.cause, self.wait = reason, verdict, cause, wait
 
@@ -176,8 +180,23 @@ class Body:
             reason = "HTTP status 416: the file there is shorter than declared"
             return AttemptFailed(reason, Verdict.LIED, cause=FormatError(f"{self.what}: {reason}"))
         if status in _TRANSIENT_STATUS:
-            after = headers.get("retry-after", "").strip()
-            return AttemptFailed(
-                reason, Verdict.TRANSIENT, wait=float(after) if _NUMBER.match(after) else 0.0
-            )
+            wait = _retry_after(headers.get("retry-after", "").strip())
+            if wait:
+                reason += f", asks to wait {wait:.0f} seconds"
+            return AttemptFailed(reason, Verdict.TRANSIENT, wait=wait)
+        if status == 407:
+            reason += ": the proxy wants a user and password"
         return AttemptFailed(reason, Verdict.REFUSED)
+
+
+def _retry_after(text: str) -> float:
+    """Read a Retry-After header, seconds or a date; 0 for what is neither, or past."""
+    if _NUMBER.match(text):
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())

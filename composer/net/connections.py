@@ -1,10 +1,11 @@
 """A few reused connections to mirrors: failover, resume, retry, and strict bounds.
 
-libcurl moves the bytes (proxies from the environment, TLS, HTTP/2, file://),
-driven by one thread.  Rules kept here: redirects stay on http and https and
-never leave https; stalled connections are dropped; a mirror that failed is
-asked last from then on; a mirror that sent wrong bytes is not asked for that
-thing again; what has arrived is not fetched again from the next mirror.
+libcurl moves the bytes (proxies, TLS, HTTP/2, file://), driven by one thread.  Rules kept
+here: redirects stay on http and https and never leave https; stalled connections are
+dropped, and slow ones where another mirror is known to be faster; a mirror that failed is
+asked last from then on; one that sent wrong bytes is named, and asked for nothing that
+another one has; what has arrived is not fetched again from the next mirror; the next try
+waits longer each time, and as long as the mirror says.
 """
 
 from __future__ import annotations
@@ -13,54 +14,35 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from composer.errors import VerificationFailed
-from composer.net.attempt import Attempt, make_handle
+from composer.net.attempt import Attempt
 from composer.net.body import AttemptFailed, Verdict
 from composer.net.job import Job
-from composer.net.traffic import Traffic
+from composer.net.network import Network, Way
+from composer.net.traffic import AGAIN
 
 _EARLIER_RUN = "an earlier run"
 _LONGEST_SELECT = 0.5
-_LONGEST_WAIT = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How patient to be.  Seconds, bytes per second, counts."""
-
-    connect_seconds: float = 15.0
-    stall_seconds: int = 30
-    stall_rate: int = 100
-    attempts: int = 3
-    backoff_seconds: float = 0.5
-    parallel: int = 4
 
 
 class Connections:
     """Up to ``limits.parallel`` transfers at once, for one thread.  Close it, or use ``with``."""
 
-    def __init__(self, *, limits: Limits | None = None, traffic: Traffic | None = None) -> None:
+    def __init__(self, network: Network | None = None) -> None:
         import pycurl
 
-        self.limits = limits or Limits()
-        self.traffic = traffic or Traffic()
+        self.network = network or Network.by(Way())
+        self.limits, self.traffic = self.network.limits, self.network.traffic
+        self._standing = self.network.standing
         self._multi = pycurl.CurlMulti()
-        self._idle = [
-            make_handle(
-                connect_seconds=self.limits.connect_seconds,
-                stall_rate=self.limits.stall_rate,
-                stall_seconds=self.limits.stall_seconds,
-            )
-            for _ in range(self.limits.parallel)
-        ]
         self._closed = False
         self._running: dict[Any, Attempt] = {}
         self._later: list[tuple[float, int, Job]] = []
         self._order = 0
-        self._standing: dict[str, int] = {}
+        self._looked = 0.0
+        self._tried: Attempt | None = None
 
     def __enter__(self) -> Connections:
         return self
@@ -71,9 +53,6 @@ class Connections:
     def close(self) -> None:
         """Hang up."""
         self._abandon()
-        for handle in self._idle:
-            handle.close()
-        self._idle.clear()
         self._closed = True
         self._multi.close()
 
@@ -106,7 +85,7 @@ class Connections:
     def _begin(self, waiting: deque[Job], may_start: Callable[[Job], bool]) -> list[Job]:
         """Give idle handles work; returns jobs that ended at once, by an earlier run's bytes."""
         ended: list[Job] = []
-        while self._idle:
+        while self._has_room():
             if self._later and self._later[0][0] <= time.monotonic():
                 self._ask_next(heapq.heappop(self._later)[2])
             elif waiting and may_start(waiting[0]):
@@ -117,23 +96,53 @@ class Connections:
 
     def _open(self, job: Job) -> list[Job]:
         try:
-            job.done = job.sink.start()
+            job.begin()
         except BaseException:
             job.sink.close()
             raise
         if job.span.exact and job.done == job.span.length:
-            return self._accept(job, _EARLIER_RUN, _EARLIER_RUN, alone=False)
+            return self._accept(job, "", _EARLIER_RUN)
         self._ask_next(job)
         return []
 
     def _ask_next(self, job: Job) -> None:
-        base = job.next_base(self._standing, self.limits.attempts)
+        base = job.next_base(self._standing, self.limits)
         assert base is not None  # a job that has no mirror left is not put back
-        attempt = Attempt(job, base)
-        handle = self._idle.pop()
-        attempt.configure(handle)
+        unknown = self._worth_a_try(job)
+        base = unknown or base
+        if wait := self._standing.wait(base):
+            self._put_back(job, wait)
+            return
+        if job.done and not job.continues(base):
+            self._restart(job)
+        attempt = Attempt(job, base, self.network)
+        job.requests += 1
+        if unknown:
+            self._tried = attempt
+        self._start(attempt)
+
+    def _start(self, attempt: Attempt) -> None:
+        # A handle is cheap; connections are the multi handle's, and used again.
+        handle = attempt.make_handle()
         self._running[handle] = attempt
         self._multi.add_handle(handle)
+
+    def _hang_up(self, handle: Any) -> None:
+        self._multi.remove_handle(handle)
+        handle.close()
+
+    def _has_room(self) -> bool:
+        return len(self._running) < self.limits.parallel
+
+    def _worth_a_try(self, job: Job) -> str | None:
+        """A mirror to learn about, while others are at work, where all known ones are slow."""
+        if not self._running or not job.is_fresh() or self._tried in self._running.values():
+            return None
+        return self._standing.worth_a_try(job.candidates(self.limits))
+
+    def _put_back(self, job: Job, seconds: float) -> None:
+        self._order += 1
+        heapq.heappush(self._later, (time.monotonic() + seconds, self._order, job))
 
     def _advance(self) -> list[Job]:
         """Let bytes move for a moment; returns the jobs that ended."""
@@ -149,6 +158,7 @@ class Connections:
                 ended += self._settle(handle, code, reason)
             if not more:
                 break
+        ended += self._leave_slow()
         if not ended and self._multi.select(self._patience()) == -1:
             time.sleep(0.001)  # libcurl has nothing to wait for, only to do
         return ended
@@ -158,66 +168,136 @@ class Connections:
         waits = [_LONGEST_SELECT]
         if (due := float(self._multi.timeout())) >= 0:
             waits.append(due / 1000)
-        if self._later and self._idle:
+        if self._later and self._has_room():
             waits.append(max(0.0, self._later[0][0] - time.monotonic()))
         return min(waits)
 
     def _settle(self, handle: Any, code: int, reason: str) -> list[Job]:
         """An attempt has ended: put its job where it belongs; returns it when it has ended too."""
-        attempt = self._running.pop(handle)
+        attempt = self._running[handle]
         job = attempt.job
+        if not code and attempt.follow(handle):
+            del self._running[handle]
+            self._hang_up(handle)
+            self._start(attempt)
+            return []
         try:
+            self._measure(handle, attempt)
+            del self._running[handle]
             self._release(handle, attempt)
-            alone = job.done == 0
-            job.done += attempt.body.kept
             failure = attempt.failure(code, reason)
             complete = job.span.exact and job.done == job.span.length
             if failure is None or (complete and failure.verdict is Verdict.TRANSIENT):
-                return self._accept(job, attempt.base, attempt.url, alone=alone)
-            if job.done and (failure.verdict is Verdict.LIED or not job.span.exact):
-                job.restart()  # nothing says any more that its bytes belong together
+                return self._accept(job, attempt.base, attempt.url)
             return self._failed(job, attempt.base, attempt.url, failure)
         except BaseException:
             job.sink.close()
             raise
 
-    def _release(self, handle: Any, attempt: Attempt) -> None:
-        self._multi.remove_handle(handle)
-        self._idle.append(handle)
-        self.traffic.count(
-            mirror=attempt.base, kind=attempt.job.kind, requests=1, bytes=attempt.received
+    def _measure(self, handle: Any, attempt: Attempt) -> None:
+        import pycurl
+
+        if not attempt.received:
+            return
+        before, first, total = (
+            handle.getinfo(what)
+            for what in (pycurl.PRETRANSFER_TIME, pycurl.STARTTRANSFER_TIME, pycurl.TOTAL_TIME)
+        )
+        self._standing.measured(
+            attempt.base, latency=first - before, size=attempt.received, seconds=total - first
         )
 
-    def _accept(self, job: Job, base: str, url: str, *, alone: bool) -> list[Job]:
-        """All bytes are here; if they are wrong, ``alone`` says that only this mirror sent them."""
+    def _release(self, handle: Any, attempt: Attempt) -> None:
+        self._hang_up(handle)
+        kind, base = attempt.job.kind, attempt.base
+        vain = attempt.received - attempt.kept
+        self.traffic.count(mirror=base, kind=kind, bytes=attempt.kept)
+        self.traffic.count(mirror=base, kind=AGAIN, bytes=vain)
+        self.traffic.count(mirror=base, kind=kind if attempt.is_first else AGAIN, requests=1)
+
+    def _restart(self, job: Job) -> None:
+        for base, size in job.came_from.items():
+            self.traffic.in_vain(mirror=base, kind=job.kind, bytes=size)
+        job.restart()
+
+    def _accept(self, job: Job, base: str, url: str) -> list[Job]:
+        """All bytes are here, the last ones from ``base``: is it what it should be?"""
         try:
             job.sink.finish(url)
         except VerificationFailed as error:
             told = error.details[0] if error.details else error.message
-            verdict = Verdict.LIED if alone else Verdict.TRANSIENT
-            failure = AttemptFailed(told.removeprefix(f"from {url}: "), verdict, cause=error)
-            job.restart()
-            return self._failed(job, base, url, failure)
+            reason = told.removeprefix(f"from {url}: ")
+            lied = job.is_proven_of(base)
+            if lied:
+                self._standing.lied(base, job.what, reason)
+            else:
+                job.suspect(base)
+            verdict = Verdict.LIED if lied else Verdict.TRANSIENT
+            return self._failed(job, base, url, AttemptFailed(reason, verdict, cause=error))
+        if liar := job.liar():
+            self._standing.lied(liar, job.what, "wrong bytes in the part that it sent")
         job.sink.close()
         return [job]
 
     def _failed(self, job: Job, base: str, url: str, failure: AttemptFailed) -> list[Job]:
         """Put ``job`` back for the next mirror; returns it when there is none."""
-        job.record(base, url, failure)
-        if failure.verdict is not Verdict.MISSING:
-            self._standing[base] = self._standing.get(base, 0) + 1
-        following = job.next_base(self._standing, self.limits.attempts)
+        # Where nothing says any more that its bytes belong together:
+        if failure.verdict is Verdict.LIED or failure.cause or not job.span.exact:
+            self._restart(job)
+        elif job.done:
+            job.broke_off(base)
+        if failure.wait > self.limits.longest_wait:
+            failure.verdict = Verdict.REFUSED
+        elif failure.wait:
+            self._standing.busy(base, failure.wait)
+        if base:
+            job.record(base, url, failure)
+            if failure.verdict not in (Verdict.MISSING, Verdict.SLOW):
+                self._standing.failed(base)
+        following = job.next_base(self._standing, self.limits)
         if following is None:
             job.sink.close()
             job.error = job.verdict()
             return [job]
-        tries = job.tries(following)
-        delay = self.limits.backoff_seconds * 2 ** (tries - 1) if tries else 0.0
-        if following == base:
-            delay = min(max(delay, failure.wait), _LONGEST_WAIT)
-        self._order += 1
-        heapq.heappush(self._later, (time.monotonic() + delay, self._order, job))
+        self._put_back(job, job.pause(following, self.limits))
         return []
+
+    def _leave_slow(self) -> list[Job]:
+        """Take jobs from mirrors that are much slower than another that is known."""
+        now = time.monotonic()
+        if now < self._looked + _LONGEST_SELECT:
+            return []
+        self._looked = now
+        ended: list[Job] = []
+        for handle, attempt in list(self._running.items()):
+            seconds, left = now - attempt.started, attempt.job.span.length - attempt.job.done
+            if seconds < self.limits.slow_seconds or not self._goes_better(attempt, seconds, left):
+                continue
+            reason = f"slow: {attempt.received} bytes in {seconds:.0f} seconds"
+            self._measure_slow(attempt, seconds)
+            del self._running[handle]
+            self._release(handle, attempt)
+            failure = AttemptFailed(reason, Verdict.SLOW)
+            ended += self._failed(attempt.job, attempt.base, attempt.url, failure)
+        return ended
+
+    def _goes_better(self, attempt: Attempt, seconds: float, left: int) -> bool:
+        job = attempt.job
+        if not (job.span.exact and job.may_be_slow()):
+            return False
+        rates = [
+            rate
+            for base in job.candidates(self.limits)
+            if base != attempt.base
+            and self._standing.is_sound(base)
+            and (rate := self._standing.rate(base))
+        ]
+        needs = left * seconds / max(attempt.received, 1)
+        return any(needs > 4 * left / rate + self.limits.slow_seconds for rate in rates)
+
+    def _measure_slow(self, attempt: Attempt, seconds: float) -> None:
+        size = max(attempt.received, 1)
+        self._standing.measured(attempt.base, latency=0.0, size=size, seconds=seconds)
 
     def _abandon(self) -> None:
         for handle, attempt in self._running.items():

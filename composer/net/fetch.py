@@ -7,14 +7,15 @@ next one is asked.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from composer.net.body import Span
-from composer.net.connections import Connections, Limits
+from composer.net.connections import Connections
 from composer.net.job import Job, Sink
 from composer.net.location import Mirrors
-from composer.net.traffic import Traffic
+from composer.net.network import Network
 
 Check = Callable[[bytes], object]
 
@@ -22,7 +23,7 @@ Check = Callable[[bytes], object]
 class Fetcher:
     """Fetches by location below ``mirrors``; for one thread.  Close it, or use ``with``.
 
-    ``kind`` labels what is moved in ``traffic``.  Every method raises NotFound,
+    ``kind`` labels what is moved in ``network.traffic``.  Every method raises NotFound,
     VerificationFailed (ChecksumMismatch, BoundExceeded) or FetchFailed, naming
     each mirror with its reason, when no mirror delivers.
     """
@@ -32,12 +33,12 @@ class Fetcher:
         mirrors: Mirrors,
         *,
         kind: str = "set",
-        traffic: Traffic | None = None,
-        limits: Limits | None = None,
+        network: Network | None = None,
     ) -> None:
         self.mirrors, self.kind = mirrors, kind
-        self._connections = Connections(limits=limits, traffic=traffic)
-        self.traffic = self._connections.traffic
+        self._connections = Connections(network)
+        self.network = self._connections.network
+        self.traffic = self.network.traffic
 
     def __enter__(self) -> Fetcher:
         return self
@@ -82,22 +83,6 @@ class Fetcher:
             for (first, length), sink in zip(ranges, sinks, strict=True)
         ]
         yield from self._in_order(jobs, sinks)
-
-    def fetch_to(
-        self,
-        location: str,
-        *,
-        first: int,
-        length: int,
-        write: Callable[[bytes | memoryview], object],
-        kind: str | None = None,
-    ) -> None:
-        """Hand the ``length`` bytes from ``first`` on to ``write``, piece by piece.
-
-        When a connection breaks, the next mirror continues where it stood.
-        """
-        if length:
-            self._one(self._job(location, Span(first, length), _Stream(write), kind))
 
     def fetch_file(
         self,
@@ -176,9 +161,14 @@ class _Memory:
             self._pieces = [b"".join(self._pieces)]
             self._check(self._pieces[0])
 
-    def restart(self) -> bool:
+    def digest(self) -> bytes:
+        digest = hashlib.sha256()
+        for piece in self._pieces:
+            digest.update(piece)
+        return digest.digest()
+
+    def restart(self) -> None:
         self._pieces.clear()
-        return True
 
     def close(self) -> None:
         return
@@ -189,37 +179,29 @@ class _Memory:
         return data
 
 
-class _Stream:
-    """A sink that passes on, and cannot take back."""
+class _File:
+    """A sink that is an open file."""
 
-    def __init__(self, write: Callable[[bytes | memoryview], object]) -> None:
-        self.write = write
+    def __init__(self, file: BinaryIO, check: Callable[[BinaryIO], object]) -> None:
+        self._file, self._check = file, check
 
     def start(self) -> int:
         return 0
 
-    def finish(self, source: str) -> None:
-        return
-
-    def restart(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        return
-
-
-class _File(_Stream):
-    """A sink that is an open file, and can take back."""
-
-    def __init__(self, file: BinaryIO, check: Callable[[BinaryIO], object]) -> None:
-        super().__init__(file.write)
-        self._file, self._check = file, check
+    def write(self, piece: bytes | memoryview) -> None:
+        self._file.write(piece)
 
     def finish(self, source: str) -> None:
         self._file.seek(0)
         self._check(self._file)
 
-    def restart(self) -> bool:
+    def digest(self) -> bytes:
+        self._file.seek(0)
+        return hashlib.file_digest(self._file, "sha256").digest()  # type: ignore[arg-type]
+
+    def restart(self) -> None:
         self._file.seek(0)
         self._file.truncate()
-        return True
+
+    def close(self) -> None:
+        return

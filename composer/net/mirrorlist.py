@@ -13,7 +13,7 @@ from typing import Any, cast
 from composer.errors import FormatError
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors, parse_base
-from composer.net.traffic import Traffic
+from composer.net.network import Network
 
 _MAX_LIST = 1 << 20
 _MAX_MIRRORS = 20
@@ -21,12 +21,12 @@ _REPOMD = "repodata/repomd.xml"
 _HINT = "is that the URL of a list of mirrors?  `remote add` takes a repository's own URL too"
 
 
-def fetch_mirrorlist(url: str, *, traffic: Traffic | None = None) -> tuple[str, ...]:
+def fetch_mirrorlist(url: str, *, network: Network | None = None) -> tuple[str, ...]:
     """Return the base URLs that the list at ``url`` has, best first, 20 at most.
 
     Raises what a :class:`Fetcher` raises, and FormatError for what is no such list.
     """
-    with Fetcher(Mirrors((url,)), kind="mirrorlist", traffic=traffic) as fetcher:
+    with Fetcher(Mirrors((url,)), kind="mirrorlist", network=network) as fetcher:
         return parse_mirrorlist(fetcher.fetch_whole(limit=_MAX_LIST, check=parse_mirrorlist))
 
 

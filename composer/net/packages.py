@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from composer.checksum import ContentDigest
 from composer.errors import ChecksumMismatch, ComposerError, NotFound, VerificationFailed
 from composer.net.body import Span
-from composer.net.connections import Connections, Limits
+from composer.net.connections import Connections
 from composer.net.job import FetchFailed, Job, Unreachable
 from composer.net.location import Mirrors
-from composer.net.traffic import Traffic
+from composer.net.network import Network
 from composer.progress import Report, Step, silent
 from composer.rpm.beginnings import Beginning
 from composer.rpm.package import PackageRef
@@ -83,8 +83,7 @@ Lost: TypeAlias = "Callable[[PackageRef, tuple[ComposerError, ...]], object]"
 def fetch_packages(
     wanted: Sequence[Wanted],
     *,
-    traffic: Traffic | None = None,
-    limits: Limits | None = None,
+    network: Network | None = None,
     elsewhere: Sequence[Elsewhere] = (),
     lost: Lost | None = None,
     report: Report = silent,
@@ -104,9 +103,7 @@ def fetch_packages(
     ``probe``, only one byte of each is asked for, and nothing is kept.  Close the
     generator to stop early.
     """
-    courier = _Courier(
-        traffic=traffic, limits=limits, report=report, window=window, kind=kind, probe=probe
-    )
+    courier = _Courier(network, report=report, window=window, kind=kind, probe=probe)
     failed: dict[ContentDigest, tuple[PackageRef, list[ComposerError]]] = {}
     try:
         for item, error in (yield from courier.deliver(wanted, patient=False)):
@@ -134,16 +131,15 @@ class _Courier:
 
     def __init__(
         self,
+        network: Network | None,
         *,
-        traffic: Traffic | None,
-        limits: Limits | None,
         report: Report,
         window: int,
         kind: str,
         probe: bool,
     ) -> None:
         self._probe = probe
-        self._connections = Connections(limits=limits, traffic=traffic)
+        self._connections = Connections(network)
         self._report, self._window, self._kind = report, window, kind
         self._lock = threading.Lock()
         self._held = 0
@@ -247,9 +243,11 @@ class _Probe:
     def finish(self, source: str) -> None:
         pass
 
-    def restart(self) -> bool:
+    def digest(self) -> bytes:
+        return b""
+
+    def restart(self) -> None:
         self.size = 0
-        return True
 
     def close(self) -> None:
         pass
@@ -324,11 +322,13 @@ class _PackageFile:
         if not self._kept:
             self._part.rename(self.item.destination)
 
-    def restart(self) -> bool:
+    def digest(self) -> bytes:
+        return self._digest.digest()
+
+    def restart(self) -> None:
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
         self._digest, self.size = hashlib.sha256(), 0
-        return True
 
     def close(self) -> None:
         if self._file >= 0:

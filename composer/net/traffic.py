@@ -1,9 +1,16 @@
-"""What was moved, counted where it arrives: bytes of bodies, by mirror and by kind."""
+"""What was moved, counted where it arrives: bytes of bodies, by mirror and by kind.
+
+What was of no use, because it was wrong, or no part of what was asked for, or had to be
+fetched once more, counts as :data:`AGAIN`: so the other kinds have what a plan announced.
+"""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+
+AGAIN = "again"
+"""Bytes that were moved in vain, and the requests that were repeated."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,10 +36,16 @@ class Traffic:
             before = self._counts.get((mirror, kind), (0, 0))
             self._counts[mirror, kind] = (before[0] + requests, before[1] + bytes)
 
+    def in_vain(self, *, mirror: str, kind: str, bytes: int) -> None:
+        """Count bytes, of what ``mirror`` has sent, as moved in vain."""
+        self.count(mirror=mirror, kind=kind, bytes=-bytes)
+        self.count(mirror=mirror, kind=AGAIN, bytes=bytes)
+
     def rows(self) -> tuple[Moved, ...]:
         """Everything so far, sorted."""
         with self._lock:
-            return tuple(sorted(Moved(*key, *value) for key, value in self._counts.items()))
+            counts = self._counts.items()
+            return tuple(sorted(Moved(*key, *value) for key, value in counts if any(value)))
 
     def bytes(self, kind: str | None = None) -> int:
         """Body bytes of ``kind``, or of all kinds."""

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, cast
 
 from composer.errors import ComposerError, NotFound, VerificationFailed
 from composer.jigdo.pointer import PointerEntry
-from composer.net.connections import Limits
 from composer.net.fetch import Fetcher
 from composer.net.job import FetchFailed
 from composer.net.location import Mirrors
+from composer.net.network import Limits, Network, Way
 from composer.net.statement import (
     MAX_ROOT,
     STALE,
@@ -33,7 +33,6 @@ from composer.net.statement import (
     start,
     versions_of,
 )
-from composer.net.traffic import Traffic
 from composer.net.trust_store import TrustStore
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def find_signed_entry(
     now: datetime | None = None,
     ignore_expiry: bool = False,
     limits: Limits | None = None,
-    traffic: Traffic | None = None,
+    network: Network | None = None,
 ) -> Statement:
     """Return what is newest of ``ref`` by the first mirror that says it credibly.
 
@@ -85,11 +84,11 @@ def find_signed_entry(
     patience = limits or _LIMITS
     if len(mirrors.bases) > 1:
         patience = replace(patience, attempts=1)  # sooner the next one
+    here = (network or Network.by(Way())).with_limits(patience)
     failures: list[tuple[str, ComposerError]] = []
     with store.locked():
         for base in mirrors.bases:
-            one = Mirrors((base,))
-            with Fetcher(one, kind="trust", traffic=traffic, limits=patience) as fetcher:
+            with Fetcher(Mirrors((base,)), kind="trust", network=here) as fetcher:
                 try:
                     return _Reading(fetcher, store, when).find(ref, clock)
                 except (NotFound, FetchFailed, VerificationFailed) as error:

@@ -173,13 +173,18 @@ def test_pull_reports_as_json(published: Published, tmp_path: Path, remote: dict
         "seeds",
         "lost",
         "replaced",
+        "mirrors",
+        "wrong",
     }
-    assert document["lost"] == document["replaced"] == []
+    assert document["lost"] == document["replaced"] == document["wrong"] == []
     assert document["ref"] == MINIMAL
     assert document["commit"] == published.commit(MINIMAL, 2)
     assert document["previous"] is None
-    assert set(document["moved"]) == {"rpm", "set", "new", "delta"}
+    assert set(document["moved"]) == {"rpm", "set", "new", "delta", "again"}
     assert all(set(part) == {"bytes", "requests"} for part in document["moved"].values())
+    assert document["moved"]["again"] == {"bytes": 0, "requests": 0}
+    [mirror] = document["mirrors"]
+    assert mirror["bytes"] == sum(part["bytes"] for part in document["moved"].values())
 
 
 def test_pull_of_what_is_here_says_so(tmp_path: Path, remote: dict[str, str]) -> None:

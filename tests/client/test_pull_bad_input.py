@@ -20,7 +20,7 @@ import createrepo_c
 import pytest
 
 from composer.jigdo.container import DESCRIPTION, Kind
-from composer.net.connections import Limits
+from composer.net.network import Limits
 from fixtures.rpms.build import SPECS, build_repository
 from tests.client.published import (
     BASE,
@@ -542,7 +542,7 @@ def test_large_content_that_every_mirror_spoils_is_refused(
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Limits(connect_seconds=2, stall_seconds=1, attempts=1, backoff_seconds=0.01)
-    monkeypatch.setattr("composer.net.connections.Limits", lambda: limits)
+    monkeypatch.setattr("composer.client.remote_file.Limits", lambda: limits)
 
 
 @pytest.mark.attack("slow retrieval", "sends nothing more")

@@ -17,9 +17,9 @@ import pytest
 
 from composer.checksum import ContentDigest
 from composer.errors import BoundExceeded, ChecksumMismatch, ComposerError, NoSpace, NotFound
-from composer.net.connections import Limits
 from composer.net.job import FetchFailed
 from composer.net.location import Mirrors
+from composer.net.network import Limits, Network
 from composer.net.packages import Wanted, fetch_packages
 from composer.net.traffic import Traffic
 from composer.progress import Step
@@ -74,7 +74,7 @@ def test_packages_arrive_verified(published: Path, mirror: LyingMirror, tmp_path
     wanted = _wanted(published, tmp_path / "into", mirror.url)
     traffic = Traffic()
     seen = []
-    for item in fetch_packages(wanted, traffic=traffic, limits=QUICK):
+    for item in fetch_packages(wanted, network=Network(limits=QUICK, traffic=traffic)):
         assert item.destination.stat().st_size == item.ref.size
         seen.append(item)
     assert sorted(map(id, seen)) == sorted(map(id, wanted))
@@ -92,7 +92,7 @@ def test_same_rpm_twice_is_fetched_once(
     published: Path, mirror: LyingMirror, tmp_path: Path
 ) -> None:
     wanted = _wanted(published, tmp_path, mirror.url, count=1)
-    assert len(list(fetch_packages(wanted * 2, limits=QUICK))) == 1
+    assert len(list(fetch_packages(wanted * 2, network=Network(limits=QUICK)))) == 1
 
 
 def test_first_is_handed_over_while_others_are_coming(
@@ -100,7 +100,7 @@ def test_first_is_handed_over_while_others_are_coming(
 ) -> None:
     wanted = _wanted(published, tmp_path, mirror.url)
     mirror.stall(after=1000, path=_location(COUNT - 1))
-    arriving = fetch_packages(wanted, limits=replace(QUICK, stall_seconds=60))
+    arriving = fetch_packages(wanted, network=Network(limits=replace(QUICK, stall_seconds=60)))
     for _ in range(COUNT - 1):
         next(arriving)
     arriving.close()
@@ -111,7 +111,7 @@ def test_slow_taker_holds_downloads_back(
     published: Path, mirror: LyingMirror, tmp_path: Path
 ) -> None:
     wanted = _wanted(published, tmp_path, mirror.url)
-    arriving = fetch_packages(wanted, limits=QUICK, window=2 * SIZE + 100)
+    arriving = fetch_packages(wanted, network=Network(limits=QUICK), window=2 * SIZE + 100)
     next(arriving)
     time.sleep(0.3)
     assert len(mirror.log) <= 3
@@ -122,18 +122,18 @@ def test_package_larger_than_the_window_is_fetched(
     published: Path, mirror: LyingMirror, tmp_path: Path
 ) -> None:
     wanted = _wanted(published, tmp_path, mirror.url, count=3)
-    assert len(list(fetch_packages(wanted, limits=QUICK, window=10))) == 3
+    assert len(list(fetch_packages(wanted, network=Network(limits=QUICK), window=10))) == 3
 
 
 def test_verified_files_are_kept_and_damaged_ones_fetched_again(
     published: Path, mirror: LyingMirror, tmp_path: Path
 ) -> None:
     wanted = _wanted(published, tmp_path, mirror.url, count=4)
-    list(fetch_packages(wanted, limits=QUICK))
+    list(fetch_packages(wanted, network=Network(limits=QUICK)))
     before = len(mirror.log)
     wanted[2].destination.write_bytes(b"x" * wanted[2].ref.size)
     wanted[3].destination.write_bytes(b"x" * (wanted[3].ref.size + 1))
-    assert len(list(fetch_packages(wanted, limits=QUICK))) == 4
+    assert len(list(fetch_packages(wanted, network=Network(limits=QUICK)))) == 4
     assert _complete(wanted)
     assert len(mirror.log) == before + 2
 
@@ -142,7 +142,7 @@ def test_partial_file_is_continued(published: Path, mirror: LyingMirror, tmp_pat
     [item] = wanted = _wanted(published, tmp_path, mirror.url, count=1)
     part = item.destination.with_name(item.destination.name + ".part")
     part.write_bytes((published / item.ref.location).read_bytes()[:200_000])
-    list(fetch_packages(wanted, limits=QUICK))
+    list(fetch_packages(wanted, network=Network(limits=QUICK)))
     assert _complete(wanted)
     assert mirror.sent() == item.ref.size - 200_000
 
@@ -153,7 +153,7 @@ def test_wrong_partial_file_is_started_over(
 ) -> None:
     [item] = wanted = _wanted(published, tmp_path, mirror.url, count=1)
     item.destination.with_name(item.destination.name + ".part").write_bytes(left)
-    list(fetch_packages(wanted, limits=QUICK))
+    list(fetch_packages(wanted, network=Network(limits=QUICK)))
     assert _complete(wanted)
 
 
@@ -162,7 +162,7 @@ def test_wrong_bytes_come_from_the_next_mirror(
 ) -> None:
     wanted = _wanted(published, tmp_path, mirror.url, second.url, count=3)
     mirror.flip_bit(_location(1), 1000)
-    assert len(list(fetch_packages(wanted, limits=QUICK))) == 3
+    assert len(list(fetch_packages(wanted, network=Network(limits=QUICK)))) == 3
     assert _complete(wanted)
     assert second.requests(_location(1))
 
@@ -174,7 +174,7 @@ def test_wrong_bytes_everywhere_say_what_was_expected(
     mirror.flip_bit(_location(0), 1000)
     second.flip_bit(_location(0), 1000)
     with pytest.raises(ChecksumMismatch) as caught:
-        list(fetch_packages(wanted, limits=QUICK))
+        list(fetch_packages(wanted, network=Network(limits=QUICK)))
     error = caught.value
     assert (error.what, error.exit_status) == ("p0-1.0~b+c-1.noarch", 3)
     assert error.expected == str(wanted[0].ref.pkgid)
@@ -192,7 +192,7 @@ def test_rpm_of_another_size_is_refused_before_it_moves(
     [item] = _wanted(published, tmp_path, mirror.url, count=1)
     smaller = replace(item, ref=replace(item.ref, size=item.ref.size - 1))
     with pytest.raises(BoundExceeded):
-        list(fetch_packages([smaller], limits=QUICK))
+        list(fetch_packages([smaller], network=Network(limits=QUICK)))
     assert not list(tmp_path.glob("*.rpm"))
 
 
@@ -202,7 +202,7 @@ def test_endless_rpm_is_cut_at_its_size(
     [item] = wanted = _wanted(published, tmp_path, mirror.url, count=1)
     mirror.endless(_location(0))
     with pytest.raises(BoundExceeded):
-        list(fetch_packages(wanted, limits=QUICK))
+        list(fetch_packages(wanted, network=Network(limits=QUICK)))
     assert all(path.stat().st_size <= item.ref.size for path in tmp_path.glob("*.part"))
 
 
@@ -214,7 +214,7 @@ def test_missing_rpm_names_package_and_mirrors(
     second.drop(_location(3))
     seen: list[Wanted] = []
     with pytest.raises(NotFound, match="p3-1") as caught:
-        seen.extend(fetch_packages(wanted, limits=QUICK))
+        seen.extend(fetch_packages(wanted, network=Network(limits=QUICK)))
     assert len(caught.value.details) == 2
     assert sum(item.destination.exists() for item in wanted) == COUNT - 1  # the others did come
 
@@ -232,7 +232,10 @@ def test_moved_rpms_are_looked_up_once(
         asked.append(len(packages))
         return [_moved(one, wanted, f"pool/{one.nevra.name[1:]}.rpm") for one in packages]
 
-    assert len(list(fetch_packages(wanted, limits=QUICK, elsewhere=[relocate]))) == COUNT
+    assert (
+        len(list(fetch_packages(wanted, network=Network(limits=QUICK), elsewhere=[relocate])))
+        == COUNT
+    )
     assert asked == [2]
     assert _complete(wanted)
 
@@ -248,26 +251,26 @@ def test_rpm_that_is_nowhere_is_reported_after_the_look_up(
     wanted = _wanted(published, tmp_path, mirror.url, count=2)
     mirror.drop(_location(1))
     with pytest.raises(NotFound, match="p1-1"):
-        list(fetch_packages(wanted, limits=QUICK, elsewhere=[lambda packages: []]))
+        list(fetch_packages(wanted, network=Network(limits=QUICK), elsewhere=[lambda packages: []]))
 
 
 def test_local_repository_serves(published: Path, tmp_path: Path) -> None:
     wanted = _wanted(published, tmp_path / "into", published.as_uri())
-    assert len(list(fetch_packages(wanted, limits=QUICK))) == COUNT
+    assert len(list(fetch_packages(wanted, network=Network(limits=QUICK)))) == COUNT
     assert _complete(wanted)
 
 
 def test_dead_mirror_is_named(published: Path, tmp_path: Path) -> None:
     wanted = _wanted(published, tmp_path, "http://127.0.0.1:1/", count=1)
     with pytest.raises(FetchFailed, match=r"p0-1\.0.*could not be fetched") as caught:
-        list(fetch_packages(wanted, limits=QUICK))
+        list(fetch_packages(wanted, network=Network(limits=QUICK)))
     assert "http://127.0.0.1:1/Packages/p0" in caught.value.details[0]
 
 
 def test_progress_counts_bytes(published: Path, mirror: LyingMirror, tmp_path: Path) -> None:
     steps: list[Step] = []
     wanted = _wanted(published, tmp_path, mirror.url)
-    list(fetch_packages(wanted, limits=QUICK, report=steps.append))
+    list(fetch_packages(wanted, network=Network(limits=QUICK), report=steps.append))
     assert steps[-1].done == steps[-1].total == sum(item.ref.size for item in wanted)
     assert [step.done for step in steps] == sorted(step.done for step in steps)
 
@@ -282,7 +285,7 @@ def test_two_processes_do_not_write_one_file(
         try:
             _wait_until(lambda: any(path.stat().st_size for path in tmp_path.glob("*.part")))
             with pytest.raises(ComposerError, match="another process"):
-                list(fetch_packages(wanted, limits=QUICK))
+                list(fetch_packages(wanted, network=Network(limits=QUICK)))
         finally:
             other.kill()
 
@@ -297,7 +300,7 @@ def test_killed_run_is_continued(published: Path, mirror: LyingMirror, tmp_path:
         other.send_signal(signal.SIGKILL)
     mirror.honest()
     before = mirror.sent()
-    assert len(list(fetch_packages(wanted, limits=QUICK))) == COUNT
+    assert len(list(fetch_packages(wanted, network=Network(limits=QUICK)))) == COUNT
     assert _complete(wanted)
     assert mirror.sent() - before < SIZE
 
@@ -310,18 +313,20 @@ def test_full_disk_is_explained(
 
     monkeypatch.setattr("composer.net.packages.os.write", full)
     with pytest.raises(NoSpace):
-        list(fetch_packages(_wanted(published, tmp_path, mirror.url), limits=QUICK))
+        list(
+            fetch_packages(_wanted(published, tmp_path, mirror.url), network=Network(limits=QUICK))
+        )
 
 
 def _program(url: str, published: Path, into: Path, *, count: int) -> str:
     return textwrap.dedent(
         f"""
         from pathlib import Path
-        from composer.net.connections import Limits
+        from composer.net.network import Limits, Network
         from composer.net.packages import fetch_packages
         from tests.net.test_packages import _wanted
         wanted = _wanted(Path({str(published)!r}), Path({str(into)!r}), {url!r}, count={count})
-        list(fetch_packages(wanted, limits=Limits(stall_seconds=60)))
+        list(fetch_packages(wanted, network=Network(limits=Limits(stall_seconds=60))))
         """
     )
 
@@ -334,12 +339,14 @@ def _wait_until(true: Callable[[], bool]) -> None:
 
 
 def test_descriptors_are_closed(published: Path, mirror: LyingMirror, tmp_path: Path) -> None:
-    list(fetch_packages(_wanted(published, tmp_path, mirror.url), limits=QUICK))
+    list(fetch_packages(_wanted(published, tmp_path, mirror.url), network=Network(limits=QUICK)))
     before = len(os.listdir("/proc/self/fd"))
     mirror.drop(_location(0))
     for number in range(3):
         into = tmp_path / str(number)
         with pytest.raises(NotFound):
-            list(fetch_packages(_wanted(published, into, mirror.url), limits=QUICK))
+            list(
+                fetch_packages(_wanted(published, into, mirror.url), network=Network(limits=QUICK))
+            )
     # The mirror runs in this process: its ends of connections close a moment later.
     _wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)

@@ -11,6 +11,7 @@ from composer.checksum import ContentDigest
 from composer.errors import FormatError, NotFound
 from composer.net.fetch import Fetcher
 from composer.net.location import Mirrors
+from composer.net.network import Network
 from composer.net.packages import Wanted, fetch_packages
 from composer.net.traffic import Traffic
 from composer.rpm.package import Nevra, PackageRef
@@ -52,6 +53,6 @@ def test_partial_rpm_is_continued(server: RealServer, tmp_path: Path) -> None:
     item = Wanted(ref, tmp_path / "into.rpm", Mirrors.parse(server.url))
     (tmp_path / "into.rpm.part").write_bytes(DATA[:1_500_000])
     traffic = Traffic()
-    assert list(fetch_packages([item], traffic=traffic)) == [item]
+    assert list(fetch_packages([item], network=Network(traffic=traffic))) == [item]
     assert item.destination.read_bytes() == DATA
     assert server.sent() == traffic.bytes("rpm") == 500_000

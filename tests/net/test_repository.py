@@ -14,10 +14,10 @@ from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import BoundExceeded, ChecksumMismatch, ComposerError, NotFound
 from composer.jigdo.container import IndexPlace
 from composer.jigdo.pointer import Pointer, PointerEntry, Versions
-from composer.net.connections import Limits
 from composer.net.fetch import Fetcher
 from composer.net.job import FetchFailed
 from composer.net.location import Mirrors
+from composer.net.network import Limits, Network
 from composer.net.repository import find_entry, locate_packages, read_pointer
 from composer.rpm.package import Nevra, PackageRef
 from tests.net.lying_mirror import LyingMirror
@@ -79,7 +79,7 @@ def mirror(tmp_path: Path) -> Iterator[LyingMirror]:
 
 @pytest.fixture
 def fetcher(mirror: LyingMirror) -> Iterator[Fetcher]:
-    with Fetcher(Mirrors.parse(mirror.url), limits=QUICK) as fetcher:
+    with Fetcher(Mirrors.parse(mirror.url), network=Network(limits=QUICK)) as fetcher:
         yield fetcher
 
 
@@ -175,7 +175,7 @@ def test_lying_pointer_is_refused(fetcher: Fetcher, mirror: LyingMirror, lie: st
 def test_damaged_repomd_comes_from_the_next_mirror(mirror: LyingMirror) -> None:
     with (
         LyingMirror(mirror.directory) as second,
-        Fetcher(Mirrors.parse(mirror.url, second.url), limits=QUICK) as fetcher,
+        Fetcher(Mirrors.parse(mirror.url, second.url), network=Network(limits=QUICK)) as fetcher,
     ):
         mirror.truncate(REPOMD)
         assert find_entry(fetcher, "os/stable") == ENTRY
@@ -196,7 +196,7 @@ def test_pointer_replaced_meanwhile_is_read_again(fetcher: Fetcher, mirror: Lyin
                 (mirror.directory / REPOMD).write_bytes(new)
             return data
 
-    with Updating(Mirrors.parse(mirror.url), limits=QUICK) as updating:
+    with Updating(Mirrors.parse(mirror.url), network=Network(limits=QUICK)) as updating:
         assert find_entry(updating, "os/stable") == ENTRY
 
 

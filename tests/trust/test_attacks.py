@@ -221,7 +221,7 @@ def test_absurd_length_is_refused(scene: Scene) -> None:
 
 @pytest.mark.attack("slow retrieval", "sends a byte now and then")
 def test_slow_mirror_is_left(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    from composer.net.connections import Limits
+    from composer.net.network import Limits
 
     patient = Limits(stall_rate=1000, stall_seconds=1, attempts=1)
     monkeypatch.setattr("composer.net.trust._LIMITS", patient)
@@ -233,7 +233,7 @@ def test_slow_mirror_is_left(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.attack("slow retrieval", "sends nothing more, another mirror is honest")
 def test_stalled_mirror_is_left_for_the_next(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    from composer.net.connections import Limits
+    from composer.net.network import Limits
 
     patient = Limits(stall_rate=1000, stall_seconds=1, attempts=1)
     monkeypatch.setattr("composer.net.trust._LIMITS", patient)
