@@ -46,7 +46,7 @@ class Machine:
         """The disk's file system, mounted while the machine is off."""
         size = self.image.stat().st_size - self.offset - (1 << 20)
         private_mounts()
-        with mounted(Disk(self.image, self.offset, size, "")) as root:
+        with mounted(Disk(self.image, self.offset, size, "", "")) as root:
             yield root
 
     def leave(self, script: str) -> None:

@@ -71,10 +71,12 @@ class Scene:
     def on_disk(self, machine: Machine, *commands: list[object]) -> list[Any]:
         """Run commands on a machine's disk while it is off; ``{root}`` is where it is mounted."""
         with machine.disk() as root:
-            return [
-                jigdo(*(str(word).format(root=root) for word in words), env=self.env).document
+            done = [
+                jigdo(*(str(word).format(root=root) for word in words), env=self.env)
                 for words in commands
             ]
+        assert all(one.out for one in done), done
+        return [one.document for one in done]
 
     def update(self, machine: Machine, ref: str) -> Any:
         """Pull what the mirror has into a machine's own repository, and deploy it."""
