@@ -6,12 +6,15 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 SECONDS ?= 60
 BENCH_ARGS ?=
+# The corpus that .ci/run makes; OUT holds disk images and console logs.
+CORPUS ?= $(lastword $(wildcard $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/jigdo-composer/corpus-????????????????))
+BOOT_OUT ?= .cache/boot-proof
 BYTES_ARGS = $(if $(CASE),--case $(CASE)) $(if $(QUICK),--quick) $(if $(DOCS),--docs) \
     $(if $(TREEFILE),--treefile "$(TREEFILE)") $(if $(PACKAGES),--packages "$(PACKAGES)") \
     $(if $(WORK),--work "$(WORK)") $(if $(BACKGROUND),--background) $(BENCH_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-bench demo check format test fuzz attack-proof bench \
+.PHONY: help setup setup-test setup-bench demo check format test fuzz attack-proof boot-proof bench \
     bench-compose bench-bytes lock clean
 
 help: ## list the targets
@@ -48,6 +51,10 @@ fuzz: setup-test ## fuzz the readers of untrusted bytes ([FUZZ="map table"] [SEC
 
 attack-proof: setup-test ## every attack of the catalogue on a client, printed as a table
 	$(PYTHON) -m pytest -q -n $(JOBS) -m attack --attack-table tests/trust tests/client $(PYTEST_ARGS)
+
+boot-proof: setup-test ## install from a mirror, boot, update, roll back, in qemu ([CORPUS=DIR]; ~10 min; root)
+	@test -d "$(CORPUS)/v2" || { echo "no corpus: .ci/run makes one, or CORPUS=DIR" >&2; exit 2; }
+	$(PYTHON) -m tests.boot.proof --corpus "$(CORPUS)" --out $(BOOT_OUT)
 
 bench: setup-test ## the benchmarks, on the whole corpus (long)
 	$(PYTHON) -m tests.bench.run $(BENCH_ARGS)

@@ -36,6 +36,7 @@ _COMMANDS = {
     "status": ("status", "status", "What is deployed, and what the next boot changes."),
     "treefile": ("treefile", "treefile", "Parse, flatten and validate a treefile."),
     "undeploy": ("deploy", "undeploy", "Remove a deployment, and what only it needed."),
+    "units": ("units", "units", "What a machine runs by itself, for a treefile to include."),
 }
 
 

@@ -17,12 +17,12 @@ from composer.errors import ComposerError, NotFound, NothingNew, UsageError, Ver
 from composer.ostree.revision import find_commit
 from composer.sysroot.deployment import GROUP, Deployment
 from composer.sysroot.first_process import (
-    first_process,
     needs_first_process,
+    provide_libraries,
     without_first_process,
 )
 from composer.sysroot.kernel import require_room
-from composer.sysroot.kernel_arguments import NO_EDIT, Edit, edited, join
+from composer.sysroot.kernel_arguments import NO_EDIT, Edit, edited
 from composer.sysroot.policy import remote_for, require_trusted
 from composer.sysroot.sysroot import Sysroot
 
@@ -135,30 +135,14 @@ def deploy(sysroot: Sysroot, order: Order) -> Deployment:
     with sysroot.changing() as ostree:
         origin = _origin(ostree, order)
         base = ostree.get_merge_deployment(order.os)
-        if order.stage:
-            _stage(ostree, order, origin, base, kargs, as_init=as_init)
-        else:
-            _, made = ostree.deploy_tree(
-                order.os, str(order.commit), origin, base, list(kargs), None
-            )
-            if as_init:
-                place = sysroot.path / ostree.get_deployment_dirpath(made)
-                words = (*kargs, *first_process(place, sysroot.path))
-                made.get_bootconfig().set("options", join(words))
+        words = (order.os, str(order.commit), origin, base, list(kargs), None)
+        _, made = ostree.stage_tree(*words) if order.stage else ostree.deploy_tree(*words)
+        if as_init:
+            place = sysroot.path / ostree.get_deployment_dirpath(made)
+            provide_libraries(place, sysroot.disk)
+        if not order.stage:
             ostree.simple_write_deployment(order.os, made, base, _flags(), None)
     return sysroot.deployments()[0]
-
-
-def _stage(
-    ostree: Any, order: Order, origin: Any, base: Any, kargs: tuple[str, ...], *, as_init: bool
-) -> None:
-    if as_init:
-        raise UsageError(
-            f"commit {order.commit} has no initramfs; such a one cannot be staged",
-            details=["its kernel's arguments name the deployment, which staging makes later"],
-            hint="leave out --stage",
-        )
-    ostree.stage_tree(order.os, str(order.commit), origin, base, list(kargs), None)
 
 
 def _flags() -> Any:

@@ -37,12 +37,17 @@ class DiskInUse(ComposerError):
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk with one partition, formatted.  ``offset`` and ``size`` are the partition's."""
+    """A disk with one partition, formatted.
+
+    ``offset`` and ``size`` are the partition's; ``uuid`` is the file system's, ``partition``
+    the partition's.
+    """
 
     path: Path
     offset: int
     size: int
     uuid: str
+    partition: str
 
 
 def private_mounts() -> None:
@@ -123,7 +128,8 @@ def make_disk(path: Path, size: int | None, *, name: str) -> Disk:
     table = json.loads(run(["sfdisk", "--json", str(path)]))["partitiontable"]
     (row,) = table["partitions"]
     sector = table.get("sectorsize", 512)
-    disk = Disk(path, row["start"] * sector, row["size"] * sector, str(uuid.uuid4()))
+    place = row["start"] * sector, row["size"] * sector
+    disk = Disk(path, *place, str(uuid.uuid4()), row["uuid"].lower())
     options = f"offset={disk.offset}"
     argv = ["mkfs.ext4", "-q", "-F", "-E", options, "-U", disk.uuid, "-L", name, "-b", "4096"]
     run([*argv, str(path), str(disk.size // 4096)])

@@ -1,25 +1,29 @@
 """Kernels without an initramfs: OSTree's prepare-root as the first process.
 
 The kernel mounts the disk itself and starts prepare-root out of the deployment's own
-directory; that mounts the deployment, makes it the root and starts its init.  A static
-prepare-root is started as it is.  One that needs libraries is started by the tree's own
-loader, for on the disk's root there are none where the program looks for them.
+directory (libostree writes ``init=``); that mounts the deployment, makes it the root and starts its
+init.  A static prepare-root needs nothing more.  One with libraries finds them on the disk's
+own root, where this puts its loader and them: they name no deployment, and one that is
+older runs with newer ones.
 """
 
 from __future__ import annotations
 
 import os
-import struct
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from composer.checksum import ObjectChecksum
-from composer.errors import ComposerError, FormatError
+from composer.errors import ComposerError, NotFound
 from composer.ostree.repo import Repository
+from composer.sysroot.elf import Program, read_program
 from composer.sysroot.kernel import find_kernel
+from composer.system.files import writing
 from composer.system.rooted import Rooted
 
 _PREPARE_ROOT = "usr/lib/ostree/ostree-prepare-root"
-_INTERPRETER = 3  # PT_INTERP of elf.h
+_DIRECTORIES = ("usr/lib64", "usr/lib")
 _LINKS = 8
 
 
@@ -49,40 +53,66 @@ def needs_first_process(repo: Repository, commit: ObjectChecksum) -> bool:
 
 
 def without_first_process(arguments: tuple[str, ...]) -> tuple[str, ...]:
-    """Leave out what :func:`first_process` gave: another deployment has its own."""
-    if not any(word.startswith("init=/ostree/") for word in arguments):
-        return arguments
-    kept = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return tuple(word for word in kept if not word.startswith("init=/ostree/"))
+    """Leave out the ``init=`` that libostree wrote: the next deployment has its own, or none."""
+    return tuple(word for word in arguments if not word.startswith("init=/ostree/"))
 
 
-def first_process(deployment: Path, sysroot: Path) -> tuple[str, ...]:
-    """Kernel arguments that start prepare-root of ``deployment``, a directory in ``sysroot``.
+def provide_libraries(deployment: Path, disk: Path) -> None:
+    """Put onto the root of ``disk`` what prepare-root of a ``deployment`` needs to start.
 
-    They have to be the last ones.  Raises FormatError for what is no program.
+    Files that are there and equal stay.  Raises FormatError, and NotFound for a library that
+    the deployment lacks.
     """
     with Rooted(deployment) as root:
-        program, interpreter = _program(root, f"/{_PREPARE_ROOT}")
-        place = _seen(program, sysroot)
-        if not interpreter:
-            return (f"init={place}",)
-        loader, _ = _program(root, interpreter)
-    libraries = loader.parent
-    return (
-        f"init={_seen(loader, sysroot)}",
-        "--",
-        "--library-path",
-        _seen(libraries, sysroot),
-        place,
-    )
+        for name, place in _wanted(root):
+            target = disk / name
+            if not _is_equal(root, place, target):
+                with root.file(place) as source, writing(target, mode=0o755) as copy:
+                    shutil.copyfileobj(source, copy)
 
 
-def _seen(path: Path, sysroot: Path) -> str:
-    return f"/{path.relative_to(sysroot.resolve())}"
+def _wanted(root: Rooted) -> Iterator[tuple[str, str]]:
+    """Where each file belongs on the disk, and where it is in the deployment."""
+    place = _resolved(root, _PREPARE_ROOT)
+    program = _program(root, place)
+    if not program.interpreter:
+        return
+    loader = _resolved(root, program.interpreter.lstrip("/"))
+    yield program.interpreter.lstrip("/"), loader
+    directories = (os.path.dirname(loader), *_DIRECTORIES)
+    todo, seen = list(program.needed), set[str]()
+    while todo:
+        library = todo.pop()
+        if library in seen:
+            continue
+        seen.add(library)
+        directory, place = _library(root, directories, library)
+        yield f"{directory}/{library}", place
+        todo += _program(root, place).needed
 
 
-def _program(root: Rooted, name: str) -> tuple[Path, str]:
-    """Return where an ELF program really is, and the interpreter that it names, or ""."""
+def _library(root: Rooted, directories: tuple[str, ...], name: str) -> tuple[str, str]:
+    if "/" not in name and name not in (".", ".."):
+        for directory in directories:
+            place = _resolved(root, f"{directory}/{name}")
+            try:
+                with root.file(place):
+                    return directory, place
+            except OSError:
+                continue
+    raise NotFound(f"{root.path}: no library {name!r}, which prepare-root needs")
+
+
+def _program(root: Rooted, place: str) -> Program:
+    try:
+        with root.file(place) as stream:
+            return read_program(stream, place)
+    except OSError as error:
+        raise NotFound(f"{root.path}/{place}: {error.strerror}") from None
+
+
+def _resolved(root: Rooted, name: str) -> str:
+    """Follow symlinks of the last component, within the deployment, to where it really is."""
     for _ in range(_LINKS):
         try:
             target = os.fsdecode(root.link(name))
@@ -91,24 +121,17 @@ def _program(root: Rooted, name: str) -> tuple[Path, str]:
         name = os.path.join(os.path.dirname(name), target)
     try:
         with root.file(name) as stream:
-            data = stream.read(1 << 16)
-            return Path(os.readlink(f"/proc/self/fd/{stream.fileno()}")), _interpreter(data)
-    except (OSError, struct.error, ValueError) as error:
-        raise FormatError(
-            f"{root.path}{name}: not a program that can be started: {error}"
-        ) from None
+            found = os.readlink(f"/proc/self/fd/{stream.fileno()}")
+        return str(Path(found).relative_to(root.path.resolve()))
+    except (OSError, ValueError):
+        return name
 
 
-def _interpreter(data: bytes) -> str:
-    """Read PT_INTERP out of a 64-bit little-endian ELF file's first bytes; "" without one."""
-    if data[:6] != b"\x7fELF\x02\x01":
-        raise ValueError("not a 64-bit ELF file")
-    start, size, count = (
-        *struct.unpack_from("<Q", data, 32),
-        *struct.unpack_from("<HH", data, 54),
-    )
-    for number in range(count):
-        kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", data, start + number * size)
-        if kind == _INTERPRETER:
-            return data[offset : offset + length].rstrip(b"\0").decode()
-    return ""
+def _is_equal(root: Rooted, place: str, target: Path) -> bool:
+    if target.is_symlink() or not target.is_file():
+        return False
+    with root.file(place) as one, target.open("rb") as other:
+        while piece := one.read(1 << 20):
+            if piece != other.read(len(piece)):
+                return False
+        return not other.read(1)

@@ -19,6 +19,7 @@ from composer.sysroot.disk import (
     private_mounts,
     require_unused,
 )
+from composer.sysroot.first_process import needs_first_process
 from composer.sysroot.kernel_arguments import NO_EDIT, Edit, edited
 from composer.sysroot.sysroot import Sysroot
 
@@ -89,7 +90,10 @@ def _fill(root: Path, disk: Disk, bring: Bring, os: str, kargs: Edit) -> Deploym
     sysroot.add_os(os)
     sysroot.repo.disable_fsync()  # unmounting flushes it all
     brought = bring(sysroot.repo)
-    given = edited((f"root=UUID={disk.uuid}", "rw"), kargs)
+    # Without an initramfs nobody looks for file systems; partitions the kernel knows itself.
+    bare = needs_first_process(sysroot.repo, brought.commit)
+    where = f"PARTUUID={disk.partition}" if bare else f"UUID={disk.uuid}"
+    given = edited((f"root={where}", "rw"), kargs)
     order = Order(os, brought.commit, brought.ref, brought.remote, Edit(append=given))
     return deploy(sysroot, order)
 

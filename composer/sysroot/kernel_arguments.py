@@ -92,7 +92,7 @@ def _replaced(arguments: Sequence[str], text: str) -> list[str]:
 
 
 def _require_argument(text: str) -> None:
-    if split(text) != (text,) or not text.isprintable() or not key_of(text):
+    if text.count('"') % 2 or split(text) != (text,) or not text.isprintable() or not key_of(text):
         raise UsageError(
             f"{text!r} is not one kernel argument",
             hint='KEY or KEY=VALUE; a value with spaces in double quotes: KEY="A B"',

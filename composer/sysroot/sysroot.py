@@ -111,6 +111,11 @@ class Sysroot:
         """Whether this machine runs from it."""
         return self._sysroot.get_booted_deployment() is not None
 
+    @property
+    def disk(self) -> Path:
+        """The root of the disk that it is on; of a machine that runs from it, not its own root."""
+        return self.path / "sysroot" if self.is_booted else self.path
+
     def oses(self) -> tuple[str, ...]:
         """Names of the operating systems that have a place here."""
         places = (self.path / "ostree/deploy").glob("*")
