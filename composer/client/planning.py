@@ -131,7 +131,8 @@ def plan(
         kept = _Kept(repo)
         chosen, lost = wanted.plan, list[LostPackage]()
         if probe:
-            source = asked.packages(
+            probing = replace(asked.network, traffic=Traffic())
+            source = asked.packages(repo, jigdo, wanted, network=probing)
                 repo, jigdo, wanted, network=replace(asked.network, traffic=Traffic())
             )
             chosen, lost = _probed(jigdo, wanted, source, kept)
