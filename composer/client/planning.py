@@ -133,8 +133,6 @@ def plan(
         if probe:
             probing = replace(asked.network, traffic=Traffic())
             source = asked.packages(repo, jigdo, wanted, network=probing)
-                repo, jigdo, wanted, network=replace(asked.network, traffic=Traffic())
-            )
             chosen, lost = _probed(jigdo, wanted, source, kept)
         told = announce(found, asked, repo, choices, workers=workers, kept=kept, plan=chosen)
 
