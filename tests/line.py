@@ -84,9 +84,10 @@ class Line:
 
     def _work(self, loop: asyncio.AbstractEventLoop, ready: threading.Event) -> None:
         asyncio.set_event_loop(loop)
-        loop.run_until_complete(self.listen())
+        server = loop.run_until_complete(self.listen())
         ready.set()
         loop.run_forever()
+        server.close()
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()

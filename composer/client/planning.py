@@ -131,9 +131,8 @@ def plan(
         kept = _Kept(repo)
         chosen, lost = wanted.plan, list[LostPackage]()
         if probe:
-            source = asked.packages(
-                repo, jigdo, wanted, network=replace(asked.network, traffic=Traffic())
-            )
+            probing = replace(asked.network, traffic=Traffic())
+            source = asked.packages(repo, jigdo, wanted, network=probing)
             chosen, lost = _probed(jigdo, wanted, source, kept)
         told = announce(found, asked, repo, choices, workers=workers, kept=kept, plan=chosen)
 

@@ -228,6 +228,7 @@ def test_command_adds_lists_and_removes(tmp_path: Path, keys: tuple[Path, Path, 
         "urls": ["http://a/"],
         "archives": [],
         "repositories": {"u": ["http://u/"]},
+        "connection": {},
     }
     assert keys[2] in _run("list", config=tmp_path).stdout
     assert "removed" in _run("remove", "os", config=tmp_path).stdout

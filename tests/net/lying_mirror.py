@@ -48,6 +48,7 @@ class _Lies:
     redirected: dict[str, str] = field(default_factory=dict)
     html: set[str] = field(default_factory=set)
     failing: dict[str, list[int]] = field(default_factory=dict)
+    retry_after: str = ""
     endless: set[str] = field(default_factory=set)
     trickling: dict[str, float] = field(default_factory=dict)
     ranges_ignored: bool = False
@@ -65,6 +66,7 @@ class LyingMirror:
         self._answering = 0
         self._quiet = threading.Condition()
         self.connections = 0
+        self.on_request: Callable[[], object] = lambda: None
         self._lies = _Lies()
         self._closing = threading.Event()
         self._server: _Server | None = None
@@ -153,9 +155,10 @@ class LyingMirror:
         """Answer 200 with an HTML page for ``path``, as captive portals do."""
         self._lies.html.add(path)
 
-    def fail(self, path: str, status: int = 503, times: int = 1) -> None:
+    def fail(self, path: str, status: int = 503, times: int = 1, *, retry_after: str = "") -> None:
         """Answer ``path`` with ``status`` so many times, then rightly."""
         self._lies.failing[path] = [status] * times
+        self._lies.retry_after = retry_after
 
     def endless(self, path: str) -> None:
         """Serve ``path`` in chunks, without a length, and never end it."""
@@ -166,6 +169,7 @@ class LyingMirror:
         self._lies.trickling[path] = seconds
 
     def _begin(self, request: Request) -> int:
+        self.on_request()
         with self._quiet:
             self._log.append(request)
             self._answering += 1
@@ -292,7 +296,10 @@ class _Answer:
 def _decide(mirror: LyingMirror, path: str, range_header: str) -> _Answer:
     lies = mirror._lies
     if lies.failing.get(path):
-        return _page(lies.failing[path].pop(0), b"try again later\n")
+        answer = _page(lies.failing[path].pop(0), b"try again later\n")
+        if lies.retry_after:
+            answer.headers["Retry-After"] = lies.retry_after
+        return answer
     if path in lies.redirected:
         target = lies.redirected[path] or mirror.url + quote(path)
         answer = _page(302, b"elsewhere\n")

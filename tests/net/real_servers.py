@@ -33,12 +33,12 @@ pid {state}/pid;
 error_log {state}/error.log;
 events {{ worker_connections 256; }}
 http {{
-    log_format moved '$request_method $uri $status $body_bytes_sent';
+    log_format moved '$request_method {uri} $status $body_bytes_sent';
     access_log {state}/access.log moved;
     client_body_temp_path {state}/body; proxy_temp_path {state}/proxy;
     fastcgi_temp_path {state}/fastcgi; uwsgi_temp_path {state}/uwsgi; scgi_temp_path {state}/scgi;
     sendfile on;
-    server {{ listen 127.0.0.1:{port}; root {directory}; }}
+    server {{ listen 127.0.0.1:{port}{how}; root {directory}; {tls} }}
 }}
 """
 
@@ -82,12 +82,22 @@ class RealServer:
 
 
 @contextmanager
-def nginx(directory: Path) -> Iterator[RealServer]:
-    """Serve ``directory`` with nginx while the block runs; skips the test without it."""
+def nginx(directory: Path, *, tls: str = "") -> Iterator[RealServer]:
+    """Serve ``directory`` with nginx while the block runs; skips the test without it.
+
+    With settings for ``tls`` it speaks that, and HTTP/2, and the paths of its log are
+    CONNECTION PROTOCOL CLIENT/PATH.
+    """
     program = _program("nginx", "nginx-light")
     user = "user root;" if os.geteuid() == 0 else ""
     with _running(
-        lambda config: [program, "-e", "stderr", "-c", config], _NGINX, directory, user=user
+        lambda config: [program, "-e", "stderr", "-c", config],
+        _NGINX,
+        directory,
+        user=user,
+        tls=tls,
+        how=" ssl http2" if tls else "",
+        uri="$connection $server_protocol $ssl_client_s_dn$uri" if tls else "$uri",
     ) as server:
         yield server
 
@@ -128,7 +138,8 @@ def _running(
             process = subprocess.Popen(command(str(path)), stdout=output, stderr=output)
         try:
             _await(port, process, state)
-            yield RealServer(f"http://127.0.0.1:{port}/", state)
+            scheme = "https" if values.get("tls") else "http"
+            yield RealServer(f"{scheme}://127.0.0.1:{port}/", state)
         finally:
             process.terminate()
             process.wait(timeout=20)
