@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from composer.cli.console import Console, json_option, plain
+from composer.cli.console import Console, json_option
+from composer.cli.text import plain
 
 
 @click.command()
