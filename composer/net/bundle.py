@@ -11,7 +11,7 @@ import hashlib
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,7 +24,8 @@ from composer.errors import FormatError
 
 MAGIC = b"JIGDOBND"
 VERSION = 1
-MAX_INDEX = 1 << 26
+MAX_INDEX = 1 << 23
+MAX_PIECES = 1 << 18
 START = struct.Struct("<8sII32s")
 _HINT = "copy the bundle again, or have it made anew"
 _HEX = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -158,9 +159,7 @@ class _File(BaseModel):
 
     repository: Annotated[str, Field(max_length=200)] = ""
     location: _NAME
-    pieces: Annotated[
-        list[Annotated[list[_SIZE], Field(min_length=2, max_length=2)]], Field(min_length=1)
-    ]
+    pieces: Annotated[list[_SIZE], Field(min_length=2, max_length=2 * MAX_PIECES)]
     whole: bool = False
 
 
@@ -179,9 +178,10 @@ def parse_index(data: bytes) -> tuple[tuple[BundledRef, ...], tuple[BundledFile,
         problem = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise FormatError(f"bundle: {where}: {problem['msg']}", hint=_HINT) from None
+    if sum(len(file.pieces) for file in index.files) > 2 * MAX_PIECES:
+        raise FormatError(f"bundle: more than {MAX_PIECES} pieces", hint=_HINT)
     files = tuple(
-        BundledFile(f.repository, f.location, tuple((a, b) for a, b in f.pieces), f.whole)
-        for f in index.files
+        BundledFile(f.repository, f.location, tuple(_pairs(f.pieces)), f.whole) for f in index.files
     )
     keys = [(file.repository, file.location) for file in files]
     if any(later <= earlier for earlier, later in pairwise(keys)):
@@ -199,6 +199,12 @@ def parse_index(data: bytes) -> tuple[tuple[BundledRef, ...], tuple[BundledFile,
         for one in index.refs
     )
     return refs, files
+
+
+def _pairs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    if len(numbers) % 2:
+        raise FormatError("bundle: a piece without a length", hint=_HINT)
+    return zip(numbers[::2], numbers[1::2], strict=True)
 
 
 def _check_pieces(file: BundledFile) -> None:
@@ -230,7 +236,7 @@ def dump_index(refs: Sequence[BundledRef], files: Iterable[BundledFile]) -> byte
             _File(
                 repository=file.repository,
                 location=file.location,
-                pieces=[[*piece] for piece in file.pieces],
+                pieces=[number for piece in file.pieces for number in piece],
                 whole=file.whole,
             )
             for file in files
