@@ -27,8 +27,8 @@ class Fetcher:
     """Fetches by location below ``mirrors``; for one thread.  Close it, or use ``with``.
 
     ``kind`` labels what is moved in ``network.traffic``; ``keep`` gets a copy of small
-    documents and ranges.  Every method raises NotFound, VerificationFailed (ChecksumMismatch, BoundExceeded) or FetchFailed, naming
-    each mirror with its reason, when no mirror delivers.
+    documents and ranges.  Every method raises NotFound, VerificationFailed (ChecksumMismatch,
+    BoundExceeded) or FetchFailed, naming each mirror with its reason, when no mirror delivers.
     """
 
     def __init__(
