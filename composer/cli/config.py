@@ -92,6 +92,18 @@ def parse_ref(text: str) -> tuple[str | None, str, str]:
     return name or None, ref, version
 
 
+def parse_bundle(text: str) -> tuple[str | None, Path] | None:
+    """Split [REMOTE:]BUNDLE; None for what names no file that could be one."""
+    from composer.client import is_bundle
+
+    name, _, rest = text.partition(":")
+    for remote, path in ((None, Path(text)), (name, Path(rest))):
+        written_as_one = str(path).startswith(("/", "./", "../")) and path.is_file()
+        if str(path) != "." and (written_as_one or is_bundle(path)):
+            return remote, path
+    return None
+
+
 def warn_undescribed(console: Console, made: MadeSet) -> None:
     """Tell of versions from which a set has deltas, but no update of its metadata."""
     for commit in made.undescribed:

@@ -20,6 +20,7 @@ from composer.errors import EXIT_INTERRUPTED, ComposerError, UsageError, missing
 
 _COMMANDS = {
     # name: (module, attribute, one line for the help page)
+    "bundle": ("bundle", "bundle", "One file to update a machine without network from."),
     "check": ("check", "check", "Whether a remote has something new; costs one small file."),
     "compose": ("compose", "compose", "Compose a treefile into an OSTree commit."),
     "deploy": ("deploy", "deploy", "Make a commit what boots next."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from composer.cli.changes import advisory_lines, change_lines
-from composer.cli.config import config_dir_option, parse_ref, waiver_options
+from composer.cli.config import config_dir_option, parse_bundle, parse_ref, waiver_options
 from composer.cli.console import Console, json_option
 from composer.cli.events import lost_rows, replaced_rows, transfers_document
 from composer.cli.network import (
@@ -43,7 +43,7 @@ _MOST = 20
 
 
 @click.command()
-@click.argument("ref", metavar="[REMOTE:]REF[@VERSION]")
+@click.argument("ref", metavar="[REMOTE:]REF[@VERSION]|[REMOTE:]BUNDLE")
 @click.option("--repo", "repository", required=True, type=click.Path(path_type=Path))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64))
 @max_memory_option
@@ -54,6 +54,13 @@ _MOST = 20
 @prefer_option
 @click.option("--dry-run", is_flag=True, help="Say what would move, as `plan` does; write nothing.")
 @probe_option
+@click.option(
+    "--ref",
+    "refs",
+    multiple=True,
+    metavar="REF",
+    help="Of a BUNDLE pull this; by default what REPO has of it, or the only one.  Repeatable.",
+)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before anything large moves.")
 @waiver_options
 @limit_rate_option
@@ -71,6 +78,7 @@ def pull(
     prefer: str,
     dry_run: bool,
     probe: bool,
+    refs: tuple[str, ...],
     yes: bool,
     waivers: Waivers,
     limit_rate: str | None,
@@ -82,31 +90,39 @@ def pull(
     VERSION may also be a commit's checksum, and older than what is here.  REF comes from
     REMOTE, or from the only remote there is.  Only what REPO lacks is fetched; an
     interrupted pull is continued by running it again.  On a terminal it says what would
-    change, and asks.
+    change, and asks.  BUNDLE is a file that `bundle` made: its newest versions are pulled
+    from it alone, by the keys of REMOTE.
     """
-    from composer.client import Choices, Prefer, Repository, find_remote
+    from composer.client import Choices, Prefer, Repository, find_remote, open_bundle
     from composer.client import pull as pull_ref
 
-    name, plain, version = parse_ref(ref)
-    remote = limited(find_remote(name, config_dir), limit_rate)
     repo = Repository.open(repository)
     choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
     if probe and not dry_run:
         raise UsageError("--probe goes with --dry-run", hint="a pull finds out by itself")
+    version = ""
+    if bundle := parse_bundle(ref):
+        remote, wanted = open_bundle(bundle[1], find_remote(bundle[0], config_dir), repo, refs)
+    elif refs:
+        raise UsageError("--ref goes with a BUNDLE", hint="write [REMOTE:]REF")
+    else:
+        name, plain, version = parse_ref(ref)
+        remote, wanted = limited(find_remote(name, config_dir), limit_rate), [plain]
     if dry_run:
-        show_plan(
-            console,
-            remote,
-            plain,
-            repo,
-            choices,
-            version=version,
-            sources=sources,
-            probe=probe,
-            waivers=waivers,
-            workers=workers,
-            as_json=as_json,
-        )
+        for one in wanted:
+            show_plan(
+                console,
+                remote,
+                one,
+                repo,
+                choices,
+                version=version,
+                sources=sources,
+                probe=probe,
+                waivers=waivers,
+                workers=workers,
+                as_json=as_json,
+            )
         return
     if disable_fsync:
         repo.disable_fsync()
@@ -122,19 +138,23 @@ def pull(
             if not as_json:
                 _tell(console, event)
 
-        done = pull_ref(
-            remote,
-            plain,
-            repo,
-            version=version,
-            choices=choices,
-            sources=sources,
-            waivers=waivers,
-            approve=approve,
-            report=report,
-            workers=workers,
-        )
-    _show(console, done, as_json=as_json)
+        done = [
+            pull_ref(
+                remote,
+                one,
+                repo,
+                version=version,
+                choices=choices,
+                sources=sources,
+                waivers=waivers,
+                approve=approve,
+                report=report,
+                workers=workers,
+            )
+            for one in wanted
+        ]
+    for result in done:
+        _show(console, result, as_json=as_json)
 
 
 def _tell(console: Console, event: Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from composer.client.acceptance import NO_WAIVERS, Newest, Waivers
+from composer.client.bundling import Bundling, bundle, open_bundle
 from composer.client.checking import Checked, check
 from composer.client.events import (
     Cancelled,
@@ -29,6 +30,7 @@ from composer.errors import ComposerError
 from composer.jigdo.examine import Choices, Prefer
 from composer.jigdo.explain import Explanation
 from composer.jigdo.lost import LostPackage
+from composer.net.bundle import Bundle, BundledRef, is_bundle
 from composer.ostree.repo import Repository
 from composer.progress import Step
 from composer.rpm.advisories import Advisory
@@ -38,6 +40,9 @@ __all__ = [
     "NO_WAIVERS",
     "Advisory",
     "Amounts",
+    "Bundle",
+    "BundledRef",
+    "Bundling",
     "Cancelled",
     "Changes",
     "Checked",
@@ -62,10 +67,13 @@ __all__ = [
     "Step",
     "Waivers",
     "add_remote",
+    "bundle",
     "check",
     "find_remote",
     "import_rpms",
+    "is_bundle",
     "list_remotes",
+    "open_bundle",
     "parse_archives",
     "plan",
     "pull",

@@ -75,6 +75,7 @@ def find_newest(
         remote.store(),
         ignore_expiry=waivers.expiry,
         network=fetcher.network,
+        keep=fetcher.keep,
     )
     entry = statement.entry
     if version not in ("", entry.version, str(entry.commit)):

@@ -22,6 +22,8 @@ from pathlib import Path
 from composer.client.remote_file import Document, Trust, validated
 from composer.errors import CommandFailed, FormatError, NotFound, UsageError
 from composer.net.archive import Archive
+from composer.net.bundle import Bundle
+from composer.net.location import Mirrors
 from composer.net.network import Limits, Network, Way, origin
 from composer.net.statement import PinnedRoot, read_root
 from composer.net.trust_store import TrustStore, forget
@@ -43,8 +45,8 @@ class Remote:
     ``mirrorlist`` is the URL of a list of more mirrors of its own repository,
     ``way`` and ``limits`` say how all of them are reached.
     ``keyring`` and ``fingerprints`` are empty where ``trust`` is without "gpg", ``root``
-    where it is without "tuf".  What has been seen of signed statements is kept below
-    ``state``.
+    where it is without "tuf".  With a ``bundle`` only that is asked.  What has been seen of
+    signed statements is kept below ``state``.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Remote:
     state: Path = Path()
     way: Way = field(default_factory=Way)
     limits: Limits = field(default_factory=Limits)
+    bundle: Bundle | None = None
 
     def network(self) -> Network:
         """Make what a run talks to this remote's mirrors with."""
@@ -70,6 +73,18 @@ class Remote:
         """What has been seen of this remote's signed statements."""
         assert self.root is not None
         return TrustStore(self.state, self.name, self.root.data)
+
+    def mirrors(self, repository: str = "") -> Mirrors:
+        """Mirrors of a repository id, or of the remote's own repository."""
+        if self.bundle is not None:
+            return Mirrors((self.bundle.base,), self.bundle.of(repository))
+        return Mirrors.parse(*self.mirrors_for(repository))
+
+    def within(self, bundle: Bundle) -> Remote:
+        """The same, trusting the same, but all that it has is in a bundle."""
+        return replace_fields(
+            self, urls=(bundle.base,), repositories={}, archives=(), mirrorlist="", bundle=bundle
+        )
 
     def mirrors_for(self, repository: str) -> tuple[str, ...]:
         """Base URLs of a repository id; the remote's own for "" and ids it does not name."""

@@ -41,7 +41,7 @@ def open_remote_set(
         )
     ranges = _RemoteRanges(fetcher, entry, heard)
     known = _updated(fetcher, entry, ranges, kept, max_memory)
-    jigdo = JigdoSet(ranges, entry.index, known)
+    jigdo = JigdoSet(ranges, entry.index, known, offered=ranges.has)
     ranges.learn(jigdo)
     head = jigdo.head
     if (head.ref, head.version, head.commit) != (entry.ref, entry.version, entry.commit):
@@ -63,7 +63,9 @@ def _updated(
     """Make the set's description of one that is here; None where that cannot be."""
     here = set(kept.commits())
     for place in entry.updates:
-        base = kept.read(place.base) if place.base in here else None
+        if place.base not in here or not ranges.has(place.offset, place.size):
+            continue
+        base = kept.read(place.base)
         if base is None:
             continue
         try:
@@ -121,6 +123,12 @@ class _RemoteRanges:
         )
         self._heard(kind, length, time.monotonic() - began)
         return data
+
+    def has(self, first: int, length: int) -> bool:
+        """Tell whether bytes may be read; unless they are in a bundle, so it seems."""
+        container = self._fetcher.mirrors.container
+        place = self._entry.offset + first
+        return container is None or bool(container.find(self._entry.location, place, length))
 
     def _require(self, first: int, length: int) -> int:
         if first + length > self._entry.length:

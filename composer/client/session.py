@@ -7,7 +7,7 @@ with :meth:`Session.look`; so what is announced is what is done.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from composer.checksum import ObjectChecksum
@@ -32,16 +32,20 @@ from composer.client.sources import (
     bytes_held,
     package_directory,
 )
+from composer.errors import BoundExceeded, ChecksumMismatch, FormatError, NotFound
 from composer.jigdo.descriptions import Descriptions
 from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Wanted, examine
+from composer.jigdo.lost import PackagesLost
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import CommitFrame, JigdoSet
-from composer.net.fetch import Fetcher
-from composer.net.location import Mirrors
+from composer.net.bundle import Bundle
+from composer.net.fetch import Fetcher, Keep
 from composer.net.network import Network
+from composer.net.statement import Expired
 from composer.net.traffic import Traffic
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
+from composer.rpm.package import PackageRef
 
 # Less says nothing of how fast it comes.
 _TELLING = 100_000
@@ -140,8 +144,14 @@ class Session:
             at_hand=self.cache.find,
             seed=self.seeds if self.sources.seeds else None,
             read_only=read_only,
+            offered=self.offers,
         )
         return Found(entry, previous, (jigdo, wanted))
+
+    def offers(self, package: PackageRef, size: int) -> bool:
+        """Tell whether so much of an RPM may be fetched; unless it is in a bundle, so it seems."""
+        container = self.remote.mirrors(package.repository).container
+        return container is None or container.find(package.location, 0, size) is not None
 
     def packages(
         self,
@@ -165,18 +175,50 @@ class Session:
 
 
 @contextmanager
+def _bundle_errors(opened: Bundle) -> Iterator[None]:
+    """Say of what went wrong in the block what it means for a bundle."""
+    try:
+        yield
+    except Expired as error:
+        error.hint = (
+            "the statements in the bundle are as old as the bundle: have a new one made.  If "
+            "this one is known to be the newest, --ignore-expiry takes it (docs/trust.md)"
+        )
+        raise
+    except (NotFound, PackagesLost) as error:
+        bases = [f"{one.ref} {one.base_version or one.base}" for one in opened.refs if one.base]
+        error.details = (f"in the bundle {opened.path}", *error.details)
+        error.hint = (
+            f"the bundle is for machines that have {', '.join(bases)}; have one made from what "
+            "is here"
+            if bases
+            else "have a new bundle made, from a remote with these keys"
+        )
+        raise
+    except (ChecksumMismatch, BoundExceeded, FormatError) as error:
+        error.hint = "the bundle is damaged or not genuine: copy it again, or have it made anew"
+        raise
+
+
+@contextmanager
 def session(
     remote: Remote,
     *,
     sources: Sources = DEFAULT_SOURCES,
     waivers: Waivers = NO_WAIVERS,
     report: Report = silent,
+    keep: Keep | None = None,
 ) -> Iterator[Session]:
-    """Open a session with ``remote``, with the mirrors of its list too."""
+    """Open a session with ``remote``, with the mirrors of its list too.
+
+    ``keep`` gets a copy of every document and range that comes.
+    """
     network, cache = remote.network(), RpmCache(sources.rpm_caches)
     remote = with_listed_mirrors(remote, network)
+    errors = _bundle_errors(remote.bundle) if remote.bundle else nullcontext()
     with (
-        closing(Fetcher(Mirrors.parse(*remote.urls), network=network)) as fetcher,
+        errors,
+        closing(Fetcher(remote.mirrors(), network=network, keep=keep)) as fetcher,
         SeedTrees(sources.seeds, report) as seeds,
     ):
         arrivals = Arrivals(report)

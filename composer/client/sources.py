@@ -212,7 +212,7 @@ class RemotePackages:
         """Return what to fetch first: the RPM itself, or the next of its name after a refusal."""
         refused = self._refused.get(package.pkgid)
         if refused is None:
-            mirrors = Mirrors.parse(*self._remote.mirrors_for(package.repository))
+            mirrors = self._remote.mirrors(package.repository)
             if beginning is None or package.pkgid in self._whole:
                 return Wanted(package, self._path(package), mirrors)
             # Named by its own digest: a whole RPM, or another beginning, is no part of it.

@@ -17,9 +17,9 @@ from composer.errors import ComposerError, FormatError
 from composer.jigdo.container import Kind
 from composer.jigdo.delta.applying import MAX_MEMORY, packing_cost, usable
 from composer.jigdo.delta.table import REPACK, DeltaContent, DeltaTable
-from composer.jigdo.lost import MOST_NAMED, LostPackage, nothing_left
+from composer.jigdo.lost import MOST_NAMED, LostPackage, not_offered, nothing_left
 from composer.jigdo.manifest import Contents, Map
-from composer.jigdo.plan import Plan, Price, make_plan, unexplained
+from composer.jigdo.plan import Plan, Price, make_plan, needed_frames, package_bytes, unexplained
 from composer.jigdo.reader import CommitFrame, JigdoSet
 from composer.jigdo.seeding import Seed, SeedPlan, seek
 from composer.jigdo.tree import Ordinals, paths_of, tree_frames, walk
@@ -85,6 +85,9 @@ class Wanted:
     seeds: SeedPlan = field(default_factory=SeedPlan)  # what other trees have
 
 
+Offered = Callable[[PackageRef, int], bool]
+"""Says whether so many bytes of a package, from its beginning, can be fetched."""
+
 AtHand = Callable[[Sequence[PackageRef]], Collection[ContentDigest]]
 """Says which of these packages' RPMs are on this machine, by pkgid."""
 
@@ -102,6 +105,7 @@ def examine(
     read_only: bool = False,
     at_hand: AtHand = lambda packages: (),
     seed: Seed | None = None,
+    offered: Offered = lambda package, size: True,
 ) -> Wanted:
     """Read what is needed to plan: commit, tree, maps.  ``check`` is called before the tree moves.
 
@@ -109,7 +113,8 @@ def examine(
     it only saves: what is here is always found by looking.  What an interrupted run staged
     is landed, or with ``read_only`` taken as if it had.  ``at_hand`` is asked once for
     the packages whose RPMs are on this machine, and the plan takes them for nothing.  What
-    ``seed`` has is not planned for.
+    ``seed`` has is not planned for.  Raises PackagesLost where frames and ``offered`` packages
+    do not have everything.
     """
     start, dirmetas, headers, table = jigdo.read_start()
     check(start)
@@ -129,6 +134,7 @@ def examine(
         said, root = (jigdo.head, maps, contents, headers), start.commit.tree
         seeds = seek(seed, *said, ordinals, missing, root, dirtree)
     missing = seeds.left(missing)
+    contents = _offered_contents(jigdo, contents)
     deltas = _read_deltas(jigdo, repo, base, missing, headers)
 
     def name(objects: Collection[ObjectChecksum]) -> list[str]:
@@ -142,12 +148,12 @@ def examine(
         missing,
         choices,
         at_hand,
+        offered,
         look=lambda: seeds.left(_missing(repo, ordinals, staged=read_only)),
         read=lambda numbers: jigdo.maps(numbers, objects=len(ordinals), headers=headers),
         name=lambda found: name({ordinals.checksums[ordinal] for ordinal in found}),
     )
-    plan = planner.plan(choices.prefer)
-    assert plan is not None
+    plan = planner.first()
     return Wanted(
         start,
         tuple(dirmetas),
@@ -166,6 +172,13 @@ def examine(
     )
 
 
+def _offered_contents(jigdo: JigdoSet, contents: Contents) -> Contents:
+    """Leave out the objects whose frames cannot be read."""
+    needed = needed_frames(jigdo.index, contents, range(len(contents.offsets) - 1))
+    lacking = {n for n, frames in needed.items() if not all(map(jigdo.offers, frames))}
+    return contents.without(lacking) if lacking else contents
+
+
 class _Planner:
     """Plans with what was read of a set, and again when some of it came to nothing."""
 
@@ -178,6 +191,7 @@ class _Planner:
         missing: bytearray,
         choices: Choices,
         at_hand: AtHand,
+        offered: Offered,
         *,
         look: Callable[[], bytearray],
         read: Callable[[Sequence[int]], dict[int, Map]],
@@ -190,18 +204,29 @@ class _Planner:
         self._lost: dict[ContentDigest, LostPackage] = {}
         self._useless: set[DeltaContent] = set()
         self._here = _at_hand(jigdo, missing, maps, at_hand)
+        self._refused = self._not_offered(offered)
 
     def can_make(self, content: DeltaContent) -> bool:
         """Tell whether this client can make a content of the table."""
         assert self._table is not None
-        return content not in self._useless and usable(
-            self._table, content, max_memory=self._choices.max_memory
+        return (
+            content not in self._useless
+            and usable(self._table, content, max_memory=self._choices.max_memory)
+            and all(self._jigdo.offers(piece.frame) for piece in content.pieces)
         )
+
+    def first(self) -> Plan:
+        """Plan as the user prefers; raises PackagesLost when what is offered lacks something."""
+        if self._refused and (left := self._left(self._table)):
+            raise not_offered(self._name(left), len(left))
+        plan = self.plan(self._choices.prefer)
+        assert plan is not None
+        return plan
 
     def plan(self, prefer: Prefer | None) -> Plan | None:
         """Plan by a preference, or without deltas; None where that does not give everything."""
         table = self._table if prefer else None
-        if self._lost and self._left(table):
+        if (self._lost or self._refused) and self._left(table):
             return None
         price = _price(table, prefer) if table and prefer else lambda content: 0
         known = (self._jigdo.head, self._jigdo.index, self._missing, self._kept(), self._contents)
@@ -218,6 +243,8 @@ class _Planner:
             unread = [n for n, p in packages if n not in self._maps and not self._is_lost(n)]
             self._maps.update(self._read(unread))
         if left := self._left(self._table):
+            if not self._lost:
+                raise not_offered(self._name(left), len(left))
             raise nothing_left([*self._lost.values()], self._name(left), len(left))
         self._here = _at_hand(self._jigdo, self._missing, self._kept(), self._at_hand)
         plan = self.plan(self._choices.prefer)
@@ -228,7 +255,22 @@ class _Planner:
         return self._jigdo.head.packages[number].ref.pkgid in self._lost
 
     def _kept(self) -> dict[int, Map]:
-        return {n: mapping for n, mapping in self._maps.items() if not self._is_lost(n)}
+        return {
+            n: mapping
+            for n, mapping in self._maps.items()
+            if n not in self._refused and not self._is_lost(n)
+        }
+
+    def _not_offered(self, offered: Offered) -> set[int]:
+        """The numbers of packages of which not enough can be fetched for all they have to give."""
+        head = self._jigdo.head
+        return {
+            n
+            for n, mapping in self._maps.items()
+            if n not in self._here
+            and any(self._missing[ordinal] for ordinal in mapping.ordinals)
+            and not offered(head.packages[n].ref, package_bytes(head, n, mapping, self._missing))
+        }
 
     def _left(self, table: DeltaTable | None) -> list[int]:
         kept = self._kept().values()

@@ -62,6 +62,14 @@ class PackagesLost(ComposerError):
             self.exit_status = EXIT_ERROR
 
 
+def not_offered(paths: Sequence[str], objects: int) -> PackagesLost:
+    """Make the error for ``objects`` missing objects, some at ``paths``, that are not on offer."""
+    more = [f"needed for {path}" for path in paths]
+    return PackagesLost(
+        (), message=f"{objects} objects that are missing here are not there", more=more
+    )
+
+
 def nothing_left(
     packages: Sequence[LostPackage], paths: Sequence[str], objects: int
 ) -> PackagesLost:

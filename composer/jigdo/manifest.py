@@ -10,7 +10,7 @@ import json
 import re
 import stat
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
@@ -361,6 +361,12 @@ class Contents:
     def size(self, content: int) -> int:
         """Bytes of one content."""
         return self.offsets[content + 1] - self.offsets[content]
+
+    def without(self, contents: Container[int]) -> Contents:
+        """The same without the objects that are made of some contents."""
+        rows = [row for row, content in enumerate(self.contents) if content not in contents]
+        columns = (self.ordinals, self.contents, self.headers)
+        return Contents(self.offsets, *(array("q", (c[row] for row in rows)) for c in columns))
 
 
 def make_contents(sizes: Sequence[int], objects: Iterable[tuple[int, int, int]]) -> Contents:

@@ -68,8 +68,14 @@ class JigdoSet:
         reader: RangeReader,
         place: IndexPlace,
         known: tuple[Index, Mapping[int, bytes]] | None = None,
+        *,
+        offered: Callable[[int, int], bool] = lambda first, length: True,
     ) -> None:
-        """Open the set at ``place``; ``known`` has its index and proven frames that are here."""
+        """Open the set at ``place``; ``known`` has its index and proven frames that are here.
+
+        ``offered`` says whether bytes (first, length) can be read at all.
+        """
+        self._offered = offered
         self._reader = reader
         self.place = place
         self.index, here = known or (read_index(reader, place), {})
@@ -91,6 +97,11 @@ class JigdoSet:
                 raise FormatError(
                     f"head: its {what} and the index's {kind.name.lower()} frames differ"
                 )
+
+    def offers(self, number: int) -> bool:
+        """Tell whether a frame can be read."""
+        frame = self.index[number]
+        return number in self._known or self._offered(frame.offset, frame.size)
 
     def frames(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bytes]]:
         """Yield frames with their proven, uncompressed bytes, in the order of the file.
@@ -206,7 +217,7 @@ class JigdoSet:
     ) -> DeltaTable | None:
         """Read what can be made for a client that has the commit ``base``, if there is such."""
         number = next((b.deltas for b in self.head.bases if b.commit == base), None)
-        if number is None:
+        if number is None or not self.offers(number):
             return None
         [(_, data)] = self.frames([self.index[number]])
         frames = self.index.numbers(Kind.PATCH)

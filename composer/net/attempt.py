@@ -46,7 +46,8 @@ class Attempt:
         is_file = self.url.startswith("file:")
         most = min(limits.most_seconds(self.body.span.length), _MOST_SECONDS)
         handle = pycurl.Curl()
-        handle.setopt(pycurl.URL, self.url)
+        url, wanted = self._place()
+        handle.setopt(pycurl.URL, url)
         web = pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS
         handle.setopt(pycurl.PROTOCOLS, pycurl.PROTO_FILE if is_file else web)
         handle.setopt(pycurl.HEADERFUNCTION, self._header)
@@ -60,8 +61,8 @@ class Attempt:
         handle.setopt(pycurl.LOW_SPEED_TIME, limits.stall_seconds)
         handle.setopt(pycurl.TIMEOUT_MS, int(most * 1000))
         handle.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
-        if self.body.span.header:
-            handle.setopt(pycurl.RANGE, self.body.span.header)
+        if wanted:
+            handle.setopt(pycurl.RANGE, wanted)
         if self.url.startswith("https:"):
             # HTTP/2 carries all on one connection: wait for the first instead of making more.
             handle.setopt(pycurl.PIPEWAIT, 1)
@@ -95,6 +96,16 @@ class Attempt:
             return True
         self._stopped_by = AttemptFailed(reason, Verdict.REFUSED)
         return False
+
+    def _place(self) -> tuple[str, str]:
+        """Return the URL, and the range to ask for, or "" for all."""
+        span, container = self.body.span, self.job.mirrors.container
+        if container is not None:
+            length = span.length if span.exact else None
+            if found := container.find(self.job.location, span.first, length):
+                url, first, length = found
+                return url, f"{first}-{first + length - 1}"
+        return self.url, span.header
 
     def _header(self, line: bytes) -> int:
         try:

@@ -19,13 +19,16 @@ from composer.net.network import Network
 
 Check = Callable[[bytes], object]
 
+Keep = Callable[[str, int, bytes, bool], object]
+"""Gets what has come and was found right: location, first byte, bytes, whether it is all."""
+
 
 class Fetcher:
     """Fetches by location below ``mirrors``; for one thread.  Close it, or use ``with``.
 
-    ``kind`` labels what is moved in ``network.traffic``.  Every method raises NotFound,
-    VerificationFailed (ChecksumMismatch, BoundExceeded) or FetchFailed, naming
-    each mirror with its reason, when no mirror delivers.
+    ``kind`` labels what is moved in ``network.traffic``; ``keep`` gets a copy of small
+    documents and ranges.  Every method raises NotFound, VerificationFailed (ChecksumMismatch,
+    BoundExceeded) or FetchFailed, naming each mirror with its reason, when no mirror delivers.
     """
 
     def __init__(
@@ -34,8 +37,9 @@ class Fetcher:
         *,
         kind: str = "set",
         network: Network | None = None,
+        keep: Keep | None = None,
     ) -> None:
-        self.mirrors, self.kind = mirrors, kind
+        self.mirrors, self.kind, self.keep = mirrors, kind, keep
         self._connections = Connections(network)
         self.network = self._connections.network
         self.traffic = self.network.traffic
@@ -82,7 +86,10 @@ class Fetcher:
             self._job(location, Span(first, length), sink, kind)
             for (first, length), sink in zip(ranges, sinks, strict=True)
         ]
-        yield from self._in_order(jobs, sinks)
+        for (first, _), data in zip(ranges, self._in_order(jobs, sinks), strict=True):
+            if self.keep is not None:
+                self.keep(location, first, data, False)
+            yield data
 
     def fetch_file(
         self,
@@ -107,7 +114,10 @@ class Fetcher:
         """Return the whole file at ``location``, which has at most ``limit`` bytes."""
         sink = _Memory(check)
         self._one(self._job(location, Span(0, limit, exact=False), sink, kind))
-        return sink.take()
+        data = sink.take()
+        if self.keep is not None:
+            self.keep(location, 0, data, True)
+        return data
 
     def fetch_whole(self, *, limit: int, check: Check | None = None) -> bytes:
         """Return the file, of at most ``limit`` bytes, that the base URLs name themselves."""

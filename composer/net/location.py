@@ -6,8 +6,8 @@ from documents that a mirror served, so they may only lead below a base.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 from urllib.parse import quote, urlsplit
 
 from composer.errors import FormatError
@@ -16,11 +16,26 @@ SCHEMES = ("http", "https", "file")
 _MAX_LOCATION = 4096
 
 
+class Container(Protocol):
+    """Holds pieces of a repository's files within another file."""
+
+    def find(self, location: str, first: int, length: int | None) -> tuple[str, int, int] | None:
+        """Return URL, first byte and length of a piece, or None; ``length`` None: all of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mirrors:
-    """Base URLs of the same repository, best first; each ends with a slash."""
+    """Base URLs of the same repository, best first; each ends with a slash.
+
+    With a ``container`` all there is lies in that, and the only base names it.
+    """
 
     bases: tuple[str, ...]
+    container: Container | None = None
+
+    def only(self, base: str) -> Mirrors:
+        """One of them."""
+        return replace(self, bases=(base,))
 
     @classmethod
     def parse(cls, *urls: str) -> Self:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from composer.errors import ComposerError, NotFound, VerificationFailed
 from composer.jigdo.pointer import PointerEntry
-from composer.net.fetch import Fetcher
+from composer.net.fetch import Fetcher, Keep
 from composer.net.job import FetchFailed
 from composer.net.location import Mirrors
 from composer.net.network import Limits, Network, Way
@@ -72,12 +72,13 @@ def find_signed_entry(
     ignore_expiry: bool = False,
     limits: Limits | None = None,
     network: Network | None = None,
+    keep: Keep | None = None,
 ) -> Statement:
     """Return what is newest of ``ref`` by the first mirror that says it credibly.
 
-    ``now`` is the clock's by default.  Raises NotFound where the publisher signs for no
-    such ref, or no mirror has signed statements, Untrusted where they are not to be
-    believed, FetchFailed where no mirror answers.
+    ``now`` is the clock's by default; ``keep`` gets a copy of what was read.  Raises
+    NotFound where the publisher signs for no such ref, or no mirror has signed statements,
+    Untrusted where they are not to be believed, FetchFailed where no mirror answers.
     """
     clock = now or datetime.now(UTC)
     when = _NO_EXPIRY if ignore_expiry else clock
@@ -88,7 +89,8 @@ def find_signed_entry(
     failures: list[tuple[str, ComposerError]] = []
     with store.locked():
         for base in mirrors.bases:
-            with Fetcher(Mirrors((base,)), kind="trust", network=here) as fetcher:
+            one = mirrors.only(base)
+            with Fetcher(one, kind="trust", network=here, keep=keep) as fetcher:
                 try:
                     return _Reading(fetcher, store, when).find(ref, clock)
                 except (NotFound, FetchFailed, VerificationFailed) as error:

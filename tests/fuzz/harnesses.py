@@ -50,6 +50,7 @@ from composer.jigdo.reader import JigdoSet
 from composer.jigdo.repack import Packer, Recipe, opened, repack, unpack
 from composer.jigdo.tree import Ordinals, walk
 from composer.net.body import AttemptFailed, Body, Span
+from composer.net.bundle import Bundle, parse_index
 from composer.ostree.objects import Header, parse_commit, parse_dirmeta, parse_dirtree
 from composer.rpm.listing import listed
 from composer.rpm.package import nevra_of
@@ -422,6 +423,28 @@ def _thirds(body: bytes) -> Iterable[bytes]:
     return iter(lambda: source.read(step), b"")
 
 
+def read_bundle(data: bytes) -> None:
+    refs, files = parse_index(data)
+    opened = Bundle(Path("/x.bundle"), refs, files, 100)
+    end = 100 + sum(length for file in files for _, length in file.pieces)
+    for file in files:
+        inside = opened.of(file.repository)
+        for first, length in file.pieces:
+            for ask in ((first, length), (first + length - 1, 1)):
+                found = inside.find(file.location, *ask)
+                assert found is not None
+                assert found[1] >= 100
+                assert found[1] + found[2] <= end
+            assert inside.find(file.location, first, length + 1) is None
+        inside.find(file.location, 0, None)
+    assert inside_nothing(opened)
+
+
+def inside_nothing(opened: Bundle) -> bool:
+    """Tell whether what is not in a bundle is not found in it."""
+    return opened.of("nowhere\0").find("x", 0, 1) is None
+
+
 HARNESSES: dict[str, Harness] = {
     "set": Harness(read_set, 64 * MIB),
     "index": Harness(read_index, 4 * MIB),
@@ -449,4 +472,5 @@ HARNESSES: dict[str, Harness] = {
     "primary": Harness(read_primary, 32 * MIB),
     "rpm": Harness(read_rpm, 64 * MIB, 8192 * MIB),
     "answer": Harness(read_answer, MIB),
+    "bundle": Harness(read_bundle, 32 * MIB),
 }

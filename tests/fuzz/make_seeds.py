@@ -28,6 +28,7 @@ from composer.jigdo.manifest import dump_contents, dump_map, make_contents, make
 from composer.jigdo.pointer import Pointer, PointerEntry, UpdatePlace
 from composer.jigdo.reader import JigdoSet
 from composer.jigdo.repack import analyse
+from composer.net.bundle import BundledFile, BundledRef, dump_index
 from composer.ostree.repo import Repository
 from tests.fuzz.harnesses import BASE
 from tests.jigdo.delta.modules import Kernel, module
@@ -206,6 +207,16 @@ def _of_repository(made: SetOnDisk) -> None:
     _save("record", "zst", b"\3" + zstandard.ZstdCompressor().compress(primary))
     for number, packer in ((0, _gzip), (1, lzma.compress), (2, bz2.compress), (3, _zstd)):
         _save("record", f"bomb-{number}", bytes([number]) + packer(bytes(3 << 20)))
+    refs = [
+        BundledRef("test/os", "2", made.commit, made.commit, "1"),
+        BundledRef("test/x", "", made.commit),
+    ]
+    files = [
+        BundledFile("", "repodata/repomd.xml", ((0, 300),), True),
+        BundledFile("", "sets/jigdo-test.rpm", ((500, 100), (900, 1), (902, 5000))),
+        BundledFile("base", "Packages/prog.rpm", ((0, 7000),)),
+    ]
+    _save("bundle", "three", dump_index(refs, files))
     _save("answer", "part", b"10 5 206\ncontent-range: bytes 10-14/100\n\nabcde")
     _save("answer", "whole", b"10 5 200\ncontent-length: 20\n\n0123456789abcdefghij")
     _save("answer", "bound", b"0 50 200 bound\ncontent-length: 5\n\nabcde")
