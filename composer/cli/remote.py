@@ -37,6 +37,13 @@ def remote() -> None:
     help="File with the publisher's public key, armored or binary.  Repeatable.",
 )
 @click.option(
+    "--ed25519-key",
+    "ed25519_keys",
+    multiple=True,
+    metavar="KEY|FILE",
+    help="Public key of `ostree sign`, in base64, or a file with one in each line.  Repeatable.",
+)
+@click.option(
     "--tuf-root",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -73,6 +80,7 @@ def add(
     urls: tuple[str, ...],
     mirrorlist: str | None,
     keys: tuple[Path, ...],
+    ed25519_keys: tuple[str, ...],
     tuf_root: Path | None,
     trust: Any,
     repositories: tuple[str, ...],
@@ -95,6 +103,7 @@ def add(
         name,
         urls,
         keys=keys,
+        ed25519_keys=ed25519_keys,
         tuf_root=tuf_root,
         mirrorlist=mirrorlist,
         trust=trust,
@@ -151,6 +160,8 @@ def _show(console: Console, remote: Remote) -> None:
     console.result(f"{remote.name}: trust {remote.trust}")
     for fingerprint in remote.fingerprints:
         console.result(f"  GPG key {fingerprint}")
+    for key in remote.ed25519_keys:
+        console.result(f"  ed25519 key {key}")
     if (root := remote.root) is not None:
         console.result(f"  TUF root {root.version}, SHA-256 {root.digest}")
         for key in root.keys:
@@ -188,6 +199,7 @@ def _document(remote: Remote) -> dict[str, object]:
         "name": remote.name,
         "trust": remote.trust,
         "fingerprints": list(remote.fingerprints),
+        "ed25519_keys": list(remote.ed25519_keys),
         "keyring": str(remote.keyring) if remote.keyring else None,
         "tuf_root": _root_document(remote.root) if remote.root else None,
         "urls": list(remote.urls),

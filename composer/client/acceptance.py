@@ -19,7 +19,7 @@ from composer.net.fetch import Fetcher
 from composer.net.repository import find_entry, find_signed_version
 from composer.net.trust import Statement, find_signed_entry
 from composer.ostree.repo import Repository
-from composer.ostree.signature import BadSignature, require_signature
+from composer.ostree.signature import BadSignature, require_key_signature, require_signature
 
 if TYPE_CHECKING:
     from composer.jigdo.reader import CommitFrame
@@ -119,6 +119,8 @@ def require_acceptable(remote: Remote, repo: Repository, ref: str, frame: Commit
             keyring=remote.keyring,
             fingerprints=remote.fingerprints,
         )
+    if remote.ed25519_keys:
+        require_key_signature(frame.data, frame.detached, remote.ed25519_keys)
     bound = frame.commit.metadata.get(_BINDING)
     if isinstance(bound, list) and ref not in bound:
         raise WrongRef(

@@ -27,6 +27,7 @@ from composer.net.location import Mirrors
 from composer.net.network import Limits, Network, Way, origin
 from composer.net.statement import PinnedRoot, read_root
 from composer.net.trust_store import TrustStore, forget
+from composer.ostree.signature import require_ed25519
 from composer.system.command import require_program, run
 from composer.system.files import write_bytes
 
@@ -44,8 +45,9 @@ class Remote:
     best first; ``archives`` URLs or templates (:mod:`composer.net.archive`).
     ``mirrorlist`` is the URL of a list of more mirrors of its own repository,
     ``way`` and ``limits`` say how all of them are reached.
-    ``keyring`` and ``fingerprints`` are empty where ``trust`` is without "gpg", ``root``
-    where it is without "tuf".  With a ``bundle`` only that is asked.  What has been seen of
+    ``keyring`` and ``fingerprints`` (GPG's) and ``ed25519_keys`` are empty where ``trust`` is
+    without "gpg": of each kind that is there, one has to have signed a commit.  ``root`` is
+    empty where it is without "tuf".  With a ``bundle`` only that is asked.  What has been seen of
     signed statements is kept below ``state``.
     """
 
@@ -54,6 +56,7 @@ class Remote:
     trust: Trust
     keyring: Path | None = None
     fingerprints: tuple[str, ...] = ()
+    ed25519_keys: tuple[str, ...] = ()
     repositories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     archives: tuple[str, ...] = ()
     mirrorlist: str = ""
@@ -96,6 +99,7 @@ def add_remote(
     urls: Sequence[str],
     *,
     keys: Sequence[Path] = (),
+    ed25519_keys: Sequence[str] = (),
     tuf_root: Path | None = None,
     trust: Trust | None = None,
     repositories: Mapping[str, Sequence[str]] | None = None,
@@ -107,6 +111,8 @@ def add_remote(
 ) -> Remote:
     """Write a remote and pin the GPG keys in the files ``keys`` and the root ``tuf_root``.
 
+    ``ed25519_keys`` are public keys in base64, or files with one in each line, as
+    `ostree sign` takes them; MissingRequirement where libostree cannot check them.
     ``urls``, ``archives`` and ``repositories`` may name existing directories too;
     ``connection`` has keys of the file that say how mirrors are reached.
     ``trust`` is what was given, all of it, by default.  Raises UsageError for a wrong
@@ -119,8 +125,10 @@ def add_remote(
         raise UsageError(
             f"remote {name} exists already", hint="--replace writes it anew, with all it needs"
         )
-    chosen = _chosen(name, trust, gpg=bool(keys), tuf=tuf_root is not None)
+    chosen = _chosen(name, trust, gpg=bool(keys or ed25519_keys), tuf=tuf_root is not None)
     ring, fingerprints = _pin(keys)
+    if ed25519_keys:
+        require_ed25519()
     root = read_root(tuf_root) if tuf_root else None
     document = validated(
         {
@@ -128,6 +136,7 @@ def add_remote(
             "mirrorlist": mirrorlist,
             "trust": chosen,
             "fingerprints": list(fingerprints),
+            "ed25519-keys": [key for text in ed25519_keys for key in _ed25519_keys(text)],
             "archives": [as_url(text) for text in archives],
             "tuf_root": str(root.digest) if root else None,
             "repositories": {
@@ -149,6 +158,13 @@ def add_remote(
     return load_remote(path)
 
 
+def _ed25519_keys(text: str) -> list[str]:
+    if not Path(text).is_file():
+        return [text]
+    lines = Path(text).read_text(errors="replace").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
 def _check_name(name: str) -> None:
     if not _NAME.match(name):
         raise UsageError(
@@ -162,7 +178,7 @@ def _chosen(name: str, trust: Trust | None, *, gpg: bool, tuf: bool) -> Trust:
     given = {(True, True): "tuf+gpg", (True, False): "tuf", (False, True): "gpg"}.get((tuf, gpg))
     if trust == "none" and given:
         raise UsageError(
-            f"remote {name}: --trust none contradicts --gpg-key and --tuf-root",
+            f"remote {name}: --trust none contradicts --gpg-key, --ed25519-key and --tuf-root",
             hint="leave out one or the other",
         )
     wanted = trust or given
@@ -175,7 +191,10 @@ def _chosen(name: str, trust: Trust | None, *, gpg: bool, tuf: bool) -> Trust:
         )
     lacking = [
         option
-        for word, there, option in (("tuf", tuf, "--tuf-root FILE"), ("gpg", gpg, "--gpg-key FILE"))
+        for word, there, option in (
+            ("tuf", tuf, "--tuf-root FILE"),
+            ("gpg", gpg, "--gpg-key FILE or --ed25519-key KEY"),
+        )
         if word in wanted and not there
     ]
     if lacking:
@@ -295,7 +314,8 @@ def load_remote(path: Path) -> Remote:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FormatError(f"{path}: {error}") from None
     document = validated(values, lambda problem: FormatError(f"{path}: {problem}"))
-    keyring = path.with_suffix(".gpg") if "gpg" in document.trust else None
+    gpg = "gpg" in document.trust and not (document.ed25519_keys and not document.fingerprints)
+    keyring = path.with_suffix(".gpg") if gpg else None
     if keyring is not None and not (keyring.is_file() and document.fingerprints):
         raise FormatError(
             f"{path}: trust is {document.trust}, but there is no key",
@@ -308,6 +328,7 @@ def load_remote(path: Path) -> Remote:
         trust=document.trust,
         keyring=keyring,
         fingerprints=tuple(document.fingerprints),
+        ed25519_keys=tuple(document.ed25519_keys) if "gpg" in document.trust else (),
         repositories={key: tuple(urls) for key, urls in document.repositories.items()},
         archives=tuple(document.archives),
         mirrorlist=document.mirrorlist or "",

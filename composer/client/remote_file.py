@@ -25,6 +25,8 @@ from composer.net.location import Mirrors, parse_base
 from composer.net.network import Limits, Way
 
 _ID = r"^[A-Za-z0-9][A-Za-z0-9_.:+-]{0,199}$"
+# 32 bytes in base64, as `ostree sign` writes a public key.
+_ED25519 = r"^[A-Za-z0-9+/]{43}=$"
 _DIGEST = r"^[0-9a-f]{64}$"
 _FINGERPRINT = r"^[0-9A-F]{40}([0-9A-F]{24})?$"
 _RATE = re.compile(r"([0-9]{1,12})([kMG]?)\Z")
@@ -79,6 +81,9 @@ class Document(BaseModel):
     urls: list[str]
     trust: Trust
     fingerprints: list[Annotated[str, Field(pattern=_FINGERPRINT)]] = []
+    ed25519_keys: Annotated[
+        list[Annotated[str, Field(pattern=_ED25519)]], Field(alias="ed25519-keys")
+    ] = []
     archives: list[str] = []
     mirrorlist: str | None = None
     tuf_root: Annotated[str, Field(pattern=_DIGEST)] | None = None

@@ -1,4 +1,4 @@
-"""GPG signatures on commits, checked by libostree against pinned keys only."""
+"""Signatures on commits, by GPG or ed25519, checked by libostree against pinned keys only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer.errors import ComposerError, VerificationFailed
+from composer.errors import ComposerError, MissingRequirement, VerificationFailed
 
 if TYPE_CHECKING:
     from composer.ostree.repo import Repository
@@ -50,6 +50,57 @@ def require_signature(
     )
 
 
+def require_ed25519() -> None:
+    """Raise MissingRequirement unless this machine's libostree knows ed25519."""
+    _engine("ed25519")
+
+
+def require_key_signature(
+    commit: bytes, detached: bytes, keys: Sequence[str], *, kind: str = "ed25519"
+) -> None:
+    """Require a valid signature, as `ostree sign` makes, over the commit object by one of ``keys``.
+
+    They are as `ostree sign` takes them: 32 bytes in base64.  Raises BadSignature, and
+    MissingRequirement where libostree was built without this ``kind``.
+    """
+    from gi.repository import GLib
+
+    engine = _engine(kind)
+    signatures = _array(detached, engine.metadata_key())
+    if not signatures:
+        raise BadSignature(
+            f"the commit is not signed by {kind}",
+            hint="the remote was added with such a key: ask the publisher to `ostree sign` it",
+        )
+    for key in keys:
+        engine.add_pk(GLib.Variant("s", key))
+    try:
+        engine.data_verify(GLib.Bytes.new(commit), GLib.Variant("aay", signatures))
+    except GLib.Error as error:
+        raise BadSignature(
+            f"the commit has no valid signature by an {kind} key of this remote",
+            details=[error.message],
+            hint="if the publisher changed keys, add the new one with `remote add --ed25519-key`",
+        ) from error
+
+
+def _engine(kind: str) -> Any:
+    import gi
+
+    gi.require_version("OSTree", "1.0")
+    from gi.repository import GLib, OSTree
+
+    try:
+        return OSTree.Sign.get_by_name(kind)
+    except GLib.Error as error:
+        raise MissingRequirement(
+            f"this machine's libostree was built without {kind} signatures",
+            details=[error.message],
+            hint="a libostree that `ostree --version` lists sign-ed25519 for; or GPG keys: "
+            "`remote add --gpg-key`",
+        ) from error
+
+
 def is_signed(detached: bytes) -> bool:
     """Tell whether detached metadata has a GPG signature, good or bad."""
     return bool(_signatures(detached))
@@ -84,6 +135,10 @@ def _reason(details: Any, primary: str, wanted: set[str]) -> str:
 
 
 def _signatures(detached: bytes) -> list[bytes]:
+    return _array(detached, "ostree.gpgsigs")
+
+
+def _array(detached: bytes, key: str) -> list[bytes]:
     from gi.repository import GLib
 
     if not detached:
@@ -93,7 +148,7 @@ def _signatures(detached: bytes) -> list[bytes]:
     )
     if not metadata.is_normal_form():
         raise BadSignature("the commit's signatures are not readable")
-    found = metadata.lookup_value("ostree.gpgsigs", GLib.VariantType.new("aay"))
+    found = metadata.lookup_value(key, GLib.VariantType.new("aay"))
     if found is None:
         return []
     children = (found.get_child_value(index) for index in range(found.n_children()))

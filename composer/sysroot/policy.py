@@ -55,6 +55,6 @@ def judge(
         return Verdict("bad", error.message)
     except ComposerError as error:
         return Verdict("unknown", error.message)
-    if remote.keyring is None:
+    if remote.keyring is None and not remote.ed25519_keys:
         return Verdict("not demanded", f"trust of {name} is {remote.trust}")
     return Verdict("good")

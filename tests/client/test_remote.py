@@ -23,8 +23,16 @@ from composer.client.remote import (
     remove_remote,
     writable_place,
 )
-from composer.errors import FormatError, NotFound, UsageError, VerificationFailed
+from composer.errors import (
+    FormatError,
+    MissingRequirement,
+    NotFound,
+    UsageError,
+    VerificationFailed,
+)
 from composer.net.statement import Untrusted
+from composer.ostree.signature import require_ed25519
+from tests.commands import jigdo
 from tests.trust.scene import Publisher
 
 
@@ -222,6 +230,7 @@ def test_command_adds_lists_and_removes(tmp_path: Path, keys: tuple[Path, Path, 
         "name": "os",
         "trust": "gpg",
         "fingerprints": [keys[2]],
+        "ed25519_keys": [],
         "keyring": str(tmp_path / "remotes.d/os.gpg"),
         "tuf_root": None,
         "mirrorlist": None,
@@ -328,3 +337,29 @@ def test_fingerprints_of_the_root_are_shown(tmp_path: Path, root: Path) -> None:
     [listed] = _json(_run("list", "--json", config=tmp_path))
     [key] = listed["tuf_root"]["keys"]
     assert f"1 of 1 keys: {key}" in shown
+
+
+def test_ed25519_key_is_demanded_or_the_lack_of_it_told(tmp_path: Path) -> None:
+    key = "A" * 43 + "="
+    words = ["remote", "add", "os", "http://127.0.0.1:9/", "--ed25519-key", key]
+    try:
+        require_ed25519()
+    except MissingRequirement:
+        done = jigdo(*words, "--config-dir", tmp_path, status=1)
+        assert "built without ed25519" in done.err
+        assert "--gpg-key" in done.err
+        assert not list(tmp_path.rglob("*.toml"))
+    else:
+        assert f"ed25519 key {key}" in jigdo(*words, "--config-dir", tmp_path).out
+
+
+def test_ed25519_keys_of_a_file_are_read(tmp_path: Path) -> None:
+    place = tmp_path / "remotes.d"
+    place.mkdir()
+    text = 'urls = ["http://127.0.0.1:9/"]\ntrust = "gpg"\n'
+    (place / "os.toml").write_text(text + f'ed25519-keys = ["{"A" * 43}="]\n')
+    remote = find_remote("os", tmp_path)
+    assert (remote.ed25519_keys, remote.keyring) == (("A" * 43 + "=",), None)
+    (place / "os.toml").write_text(text + 'ed25519-keys = ["short"]\n')
+    with pytest.raises(FormatError, match="ed25519-keys"):
+        find_remote("os", tmp_path)
