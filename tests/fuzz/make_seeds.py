@@ -32,6 +32,7 @@ from composer.net.bundle import BundledFile, BundledRef, dump_index
 from composer.ostree.repo import Repository
 from tests.fuzz.harnesses import BASE
 from tests.jigdo.delta.modules import Kernel, module
+from tests.jigdo.delta.programs import library
 from tests.jigdo.sets import SetOnDisk, build, local_packages, place_of, write_files
 from tests.rpm.crafted import RpmFile, rpm_bytes, symlink
 
@@ -142,6 +143,10 @@ def _of_deltas() -> None:
     learning.add(moves_of(base, target))
     linked = Linked(learning.shared()).make(base, target)
     _save("linked", "module", struct.pack("<II", len(base), len(target)) + base + linked)
+    old_image, new_image = library(1, functions=6), library(1, functions=6, inserted=3)
+    moved = Linked().make(old_image, new_image)
+    sizes = struct.pack("<II", len(old_image), len(new_image))
+    _save("linked", "image", sizes + old_image + moved)
     pool = join_patches([*patches, (0, b"whole"), (5, linked), (5, linked)])
     _save("patches", "mixed", bytes([6, 1, 2, 3, 0, 5, 5]) + pool)
     packed = gzip.compress(TEXT, 9, mtime=0)

@@ -16,9 +16,10 @@ from pathlib import Path
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.jigdo.delta.codecs import CodecNumber
 from composer.jigdo.delta.frames import FRAME
-from composer.jigdo.delta.linking import Linked
+from composer.jigdo.delta.linking import NOTHING_SHARED, Linked
 from composer.jigdo.delta.looking import Inside, StoredContent, learn, look_inside, read_content
 from composer.jigdo.delta.making import Pair, best_patches
+from composer.jigdo.delta.moving import join_linked, split_linked
 from composer.jigdo.delta.pairing import Bases
 from composer.jigdo.delta.store import PatchOutline, PatchStore, StoredPatch, patch_key
 from composer.jigdo.delta.table import (
@@ -249,8 +250,8 @@ def _make(
     found = look_inside(repo.path, asked, report, workers)
     jobs = {}
     for n, recipes in zip(todo, found, strict=True):
-        shared = store.part(learned[n], 0) if n in learned else None
-        jobs[keys[n]] = _Job(wishes.all[n], *recipes, shared)
+        shared = store.part(learned[n], 0) if n in learned else NOTHING_SHARED
+        jobs[keys[n]] = _Job(wishes.all[n], *recipes, shared, learned.get(n, b""))
     _make_jobs(repo.path, jobs, store, options, report, workers)
     heavy = {n: patch_key(None, ContentDigest(key), ("plain",)) for n, key in enumerate(keys)
              if _is_heavy(store, key)}  # fmt: skip
@@ -294,15 +295,15 @@ class _Job:
     wish: _Wish
     target: bytes = b""
     base: bytes = b""
-    # For a kernel's module, what was learned of all of them.
-    shared: bytes | None = None
+    # For a kernel's module, what was learned of all of them, and its key.
+    shared: bytes = NOTHING_SHARED
+    learned: bytes = b""
 
     def pair(self, key: bytes, repo: Path) -> Pair:
         """Return it for the workers."""
         old, new = self.wish.base_object, self.wish.target_object
         made_of = StoredContent(repo, str(old), self.base) if old else b""
-        maker = Linked(self.shared) if self.shared is not None else None
-        return Pair(key, made_of, StoredContent(repo, str(new), self.target), maker)
+        return Pair(key, made_of, StoredContent(repo, str(new), self.target), Linked(self.shared))
 
 
 def _make_jobs(
@@ -321,12 +322,23 @@ def _make_jobs(
         pairs, effort=options.effort, workers=workers, report=report, total=total
     ):
         job, recipe = jobs[patch.key], jobs[patch.key].target
-        parts = tuple((patch.codec, part.length, part.data) for part in patch.parts)
+        parts = tuple(
+            (patch.codec, part.length, _kept(patch.codec, part.data, job.learned))
+            for part in patch.parts
+        )
         estimate = patch.estimate
         if any(len(data) > _LARGEST for _, _, data in parts):
             recipe, parts = b"", tuple(_whole(read_content(repo, job.wish.target_object)))
             estimate = sum(length for _, length, _ in parts)
         store.save(patch.key, StoredPatch(recipe, parts, estimate))
+
+
+def _kept(codec: int, patch: bytes, learned: bytes) -> bytes:
+    """Return a patch as it is kept: with the key of what it shares in the place of that."""
+    if codec != CodecNumber.LINKED:
+        return patch
+    _, moves, columns = split_linked(patch)
+    return join_linked(learned, moves, columns)
 
 
 def _whole(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -455,9 +467,16 @@ def _pieces(patch: PatchOutline, places: Sequence[tuple[int, int]]) -> tuple[Pie
 def frame_patches(frame: PatchFrame, store: PatchStore) -> list[tuple[int, bytes]]:
     """Return the (codec, patch) pairs of a frame, in order."""
     found = []
+    shared = {b"": NOTHING_SHARED}
     for key, part in frame.parts:
         codec, _, _ = store.outline(key).parts[part]
-        found.append((codec, store.part(key, part)))
+        patch = store.part(key, part)
+        if codec == CodecNumber.LINKED:
+            learned, moves, columns = split_linked(patch)
+            if learned not in shared:
+                shared[learned] = store.part(learned, 0)
+            patch = join_linked(shared[learned], moves, columns)
+        found.append((codec, patch))
     return found
 
 

@@ -24,15 +24,17 @@ from composer.jigdo.delta.elf import (
     relocations_of,
     section_names,
 )
+from composer.jigdo.delta.images import move_image, segments_of
 from composer.jigdo.delta.moving import (
+    LARGEST_BASE,
     MOST_COPIES,
     Moves,
     Moving,
     Places,
     Shared,
-    Steps,
     join_linked,
 )
+from composer.jigdo.delta.steps import Positions, Steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,23 +50,63 @@ Moved = tuple["Numbers", "Numbers"]
 # Words that a step has to mend, or it is not told: what it takes, about.
 _STEP, _SHARED_STEP, _HOLE_STEP = 3.0, 4.0, 2.5
 _KINDS = (TYPE, NAME)
+# Of a patch that an executable's moved references have to spare, or it is made the plain way.
+_WORTH = 0.1
+NOTHING_SHARED = b"\0\0"
 # Of what is learned, rows are added up when there are so many.
 _MANY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """A codec for relocatable files, with what was learned of all of a kernel's modules."""
+    """A codec for ELF files, with what was learned of all of a kernel's modules."""
 
-    shared: bytes
+    shared: bytes = NOTHING_SHARED
     number = CodecNumber.LINKED
 
     def make(self, base: bytes, target: bytes) -> bytes:
         """Return the patch; raises CannotMake where base or target is another kind of file."""
+        if len(base) > LARGEST_BASE:
+            raise CannotMake("linked: too large")
         moving, file = Moving.of(bytearray(base)), parse_relocatable(target)
-        if moving is None or file is None:
-            raise CannotMake("linked: no relocatable file")
-        return _Match(base, target, moving, file, self.shared).patch()
+        if moving is not None and file is not None:
+            return _Match(base, target, moving, file, self.shared).patch()
+        return _image_patch(base, target)
+
+
+def _image_patch(base: bytes, target: bytes) -> bytes:
+    """Make a patch for an executable or a library, if moving pays."""
+    ours, theirs = segments_of(base), segments_of(target)
+    if ours is None or theirs is None:
+        raise CannotMake("linked: no ELF file of a kind that is known")
+    levels = []
+    if len(ours) == len(theirs):
+        shifts = (theirs.addresses - theirs.offsets) - (ours.addresses - ours.offsets)
+        levels = [
+            (number, shift)
+            for number, shift in enumerate(shifts.tolist())
+            if shift != (shifts[number - 1] if number else 0)
+        ]
+    sections = Steps.of(levels)
+    rows = [*_rows(base, target)]
+    plain = len(columns.encode(base, target, _as_copies(rows)))
+    moved = _moved_image(base, rows, sections)
+    # What was moved once shows better matches, in tables above all.
+    rows = [*_rows(moved, target)]
+    moved = _moved_image(base, rows, sections)
+    patch = columns.encode(moved, target, _as_copies(rows))
+    if plain - len(patch) < _WORTH * plain or len(rows) > MOST_COPIES:
+        raise CannotMake("linked: it gains too little")
+    nothing = Steps()
+    return join_linked(NOTHING_SHARED, Moves(nothing, nothing, sections, nothing).dump(), patch)
+
+
+def _moved_image(base: bytes, rows: Sequence[tuple[int, int, int]], sections: Steps) -> bytearray:
+    import numpy
+
+    moved, copies = bytearray(base), numpy.array(rows, numpy.int64).reshape(-1, 3)
+    move_image(moved, Positions(copies, 0, len(base)), sections)
+    return moved
 
 
 class _Match:

@@ -12,14 +12,13 @@ FormatError, in bounded memory and time.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from composer.errors import FormatError
 from composer.jigdo.delta.btf import NAME, TYPE, parse_btf
+from composer.jigdo.delta.columns import wrong
 from composer.jigdo.delta.elf import (
     ENTRY,
     EXECUTABLE,
@@ -28,7 +27,9 @@ from composer.jigdo.delta.elf import (
     relocations_of,
     symbols_of,
 )
-from composer.jigdo.encoding import Cursor, differences, prefixed, sums, svarints, uvarint, uvarints
+from composer.jigdo.delta.images import move_image
+from composer.jigdo.delta.steps import Positions, Steps
+from composer.jigdo.encoding import Cursor, prefixed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,62 +45,12 @@ WORKING_MEMORY = 40 << 20
 MOST_COPIES = 1 << 17
 """Of a patch, for what they say of places is held in memory."""
 
-# Of one function, for the same reason.
-_MOST_STEPS = 1 << 16
 # Relocations that are moved at a time.
 _BLOCK = 1 << 15
 
 _SECTION_SYMBOL = 3
 # Relocations (R_X86_64_PC32, _PLT32) that in code count from the end of their own 4 bytes.
 _FROM_THEIR_END, _END = (2, 4), 4
-_SUM_LIMIT = 1 << 40
-
-
-class Steps:
-    """A function that is constant between ``places``, which rise: 0 before the first of them."""
-
-    __slots__ = ("_levels", "_places")
-
-    def __init__(self, places: Sequence[int] = (), changes: Sequence[int] = ()) -> None:
-        """``changes`` are by how much the function changes at each place."""
-        import numpy
-
-        self._places = numpy.array(places, numpy.int64)
-        self._levels = numpy.zeros(len(places) + 1, numpy.int64)
-        numpy.cumsum(numpy.array(changes, numpy.int64), out=self._levels[1:])
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @classmethod
-    def of(cls, levels: Sequence[tuple[int, int]]) -> Steps:
-        """Return the steps through (place, value from there on), in order."""
-        values = [0, *(value for _, value in levels)]
-        changes = [later - earlier for earlier, later in itertools.pairwise(values)]
-        return cls([place for place, _ in levels], changes)
-
-    def dump(self) -> bytes:
-        """Return their bytes: places by their differences, then the changes."""
-        changes = (self._levels[1:] - self._levels[:-1]).tolist()
-        places = uvarints(differences(self._places.tolist()))
-        return uvarint(len(self)) + places + svarints(changes)
-
-    @classmethod
-    def read(cls, cursor: Cursor) -> Steps:
-        """Read what :meth:`dump` wrote; raises FormatError."""
-        count = cursor.count(least=2)
-        if count > _MOST_STEPS:
-            raise cursor.fail(f"has {count} steps; at most {_MOST_STEPS} are allowed")
-        places, changes = sums(cursor.uvarints(count)), cursor.svarints(count)
-        for column in (places, changes):
-            if column and not -_SUM_LIMIT < min(column) <= max(column) < _SUM_LIMIT:
-                raise cursor.fail("a step is too large")
-        return cls(places, changes)
-
-    def at(self, places: Numbers) -> Numbers:
-        """Return the function's values at these places."""
-        levels: Numbers = self._levels[self._places.searchsorted(places, side="right")]
-        return levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,30 +108,6 @@ def split_linked(data: bytes) -> tuple[bytes, bytes, bytes]:
     """Undo :func:`join_linked`; raises FormatError."""
     cursor = Cursor(data, "delta")
     return cursor.prefixed(), cursor.prefixed(), cursor.rest()
-
-
-class Positions:
-    """Where bytes of a part of the base are in the target, by a patch's copies from there."""
-
-    def __init__(self, rows: Numbers, start: int, end: int) -> None:
-        """Take rows of (offset in the base, in the target, length)."""
-        import numpy
-
-        rows = rows[(rows[:, 0] >= start) & (rows[:, 0] < end)]
-        rows = rows[numpy.lexsort((-rows[:, 2], rows[:, 0]))]
-        ends = numpy.maximum.accumulate(rows[:, 0] + rows[:, 2])
-        # A copy within an earlier one is a chance match; it says nothing of what moved.
-        own = numpy.ones(len(rows), bool)
-        own[1:] = ends[1:] > ends[:-1]
-        self._starts = rows[own, 0][1:]
-        self._shifts = (rows[:, 1] - rows[:, 0])[own]
-
-    def __call__(self, places: Numbers) -> Numbers:
-        """Return where these places went: with the last copy that begins before them."""
-        if not len(self._shifts):
-            return places
-        found: Numbers = places + self._shifts[self._starts.searchsorted(places, side="right")]
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,16 +259,15 @@ class Moving:
 def move(base: bytearray, rows: Numbers, shared: bytes, moves: bytes) -> None:
     """Move the references in ``base``; ``rows`` are the patch's copies.
 
-    Raises FormatError for moves that are damaged, and for a base that is no relocatable file.
+    Raises FormatError for moves that are damaged, and for a base that is another kind of file.
     """
     common, own = Shared.parse(shared), Moves.parse(moves)
-    moving = Moving.of(base)
-    if moving is None:
-        raise FormatError(
-            "delta: its base is no file whose references can be moved",
-            hint="the set is damaged or not genuine",
-        )
-    places = moving.places(rows)
-    moving.move_types(common, own)
-    moving.move_symbols(places, own)
-    moving.move_relocations(places, own)
+    if len(base) > LARGEST_BASE:
+        raise wrong("its base is too large to be moved")
+    if moving := Moving.of(base):
+        places = moving.places(rows)
+        moving.move_types(common, own)
+        moving.move_symbols(places, own)
+        moving.move_relocations(places, own)
+    elif not move_image(base, Positions(rows, 0, len(base)), own.sections):
+        raise wrong("its base is no file whose references can be moved")

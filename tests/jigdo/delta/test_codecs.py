@@ -19,7 +19,8 @@ from composer.jigdo.delta import codecs
 from composer.jigdo.delta.codecs import Codec, CodecNumber, memory
 from composer.jigdo.delta.columns import Streams
 from composer.jigdo.delta.linking import Linked
-from composer.jigdo.delta.moving import Shared, Steps
+from composer.jigdo.delta.moving import Shared
+from composer.jigdo.delta.steps import Steps
 from tests.jigdo.delta.contents import mutated, pairs, revised
 from tests.jigdo.delta.modules import Kernel, module
 

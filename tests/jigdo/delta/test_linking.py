@@ -16,7 +16,8 @@ from composer.jigdo.delta.codecs import CannotMake, CodecNumber, HDiff
 from composer.jigdo.delta.columns import FileBase
 from composer.jigdo.delta.elf import parse_relocatable, relocations_of
 from composer.jigdo.delta.linking import Learning, Linked, moves_of
-from composer.jigdo.delta.moving import Moves, Shared, Steps, join_linked, split_linked
+from composer.jigdo.delta.moving import Moves, Shared, join_linked, split_linked
+from composer.jigdo.delta.steps import Steps
 from composer.jigdo.encoding import Cursor, uvarint, uvarints
 from tests.jigdo.delta.contents import mutated
 from tests.jigdo.delta.modules import Kernel, module

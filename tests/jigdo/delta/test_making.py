@@ -15,7 +15,8 @@ from composer.errors import ComposerError
 from composer.jigdo.delta import codecs
 from composer.jigdo.delta.linking import Linked
 from composer.jigdo.delta.making import Limits, Pair, Patch, best_patches
-from composer.jigdo.delta.moving import Shared, Steps
+from composer.jigdo.delta.moving import Shared
+from composer.jigdo.delta.steps import Steps
 from composer.progress import Step
 from tests.jigdo.delta.contents import revised
 from tests.jigdo.delta.modules import Kernel, module
