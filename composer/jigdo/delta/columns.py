@@ -19,6 +19,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from composer.errors import FormatError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 #: Targets of one patch are smaller than this, so that sums of block values fit 63 bits.
 SIZE_LIMIT = 1 << 40
-PIECE = 1 << 20
+PIECE = 1 << 18
 _BLOCK = 1 << 16
 _HEADER_LIMIT = 36
 
@@ -284,7 +285,7 @@ def apply(base: Base, patch: bytes, *, size: int) -> Iterator[bytes]:
     streams = Streams.split(patch)
     corrector = _Corrector(streams, size)
     at = 0
-    for raw in _gather(_pieces(base, streams, size)):
+    for raw in _pieces(base, streams, size):
         piece = numpy.frombuffer(raw, numpy.uint8)
         corrector.correct(piece, at)
         at += len(piece)
@@ -316,10 +317,39 @@ def copies(patch: bytes, base_size: int, size: int, most: int) -> Numbers:
     return numpy.stack((numpy.cumsum(steps) + before, ends - lengths, lengths), axis=1)
 
 
-def _gather(parts: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytearray]:
-    """Lay parts of at most PIECE bytes together until they are PIECE bytes or more."""
+def _pieces(base: Base, streams: Streams, size: int) -> Iterator[bytearray]:
+    """Yield literals and uncorrected copies in target order, PIECE bytes or a little more."""
+    literals, used, offset, made = memoryview(streams.literals), 0, 0, 0
+    source = memoryview(base) if isinstance(base, bytes) else base
+    limit, most = len(base), len(literals)
     piece = bytearray()
-    for part in parts:
+    for rows in _read_numbers(streams.control, 3, 2 * max(size, limit)):
+        for literal, length, step in rows.tolist():
+            made += literal + length
+            offset += step >> 1 if not step & 1 else -((step + 1) >> 1)
+            if offset < 0 or offset + length > limit:
+                raise wrong("copies from outside its base")
+            if made > size or used + literal > most:
+                raise wrong("makes more than the declared size, or lacks literal bytes")
+            if literal + length <= PIECE:  # nearly always, and this is what takes the time
+                if literal:
+                    piece += literals[used : used + literal]
+                if length:
+                    piece += source[offset : offset + length]
+                if len(piece) >= PIECE:
+                    yield piece
+                    piece = bytearray()
+            else:
+                for part in chain(_cut(literals, used, literal), _cut(source, offset, length)):
+                    piece += part
+                    if len(piece) >= PIECE:
+                        yield piece
+                        piece = bytearray()
+            used += literal
+            offset += length
+    if made + most - used != size:
+        raise wrong("does not make the declared size")
+    for part in _cut(literals, used, most - used):
         piece += part
         if len(piece) >= PIECE:
             yield piece
@@ -328,31 +358,7 @@ def _gather(parts: Iterable[bytes | bytearray | memoryview]) -> Iterator[bytearr
         yield piece
 
 
-def _pieces(base: Base, streams: Streams, size: int) -> Iterator[bytes | bytearray | memoryview]:
-    """Yield literals and uncorrected copies in target order, none longer than PIECE."""
-    literals, used, offset, made = memoryview(streams.literals), 0, 0, 0
-    limit = len(base)
-    for rows in _read_numbers(streams.control, 3, 2 * max(size, limit)):
-        for literal, length, step in rows.tolist():
-            made += literal + length
-            offset += step >> 1 if not step & 1 else -((step + 1) >> 1)
-            if offset < 0 or offset + length > limit:
-                raise wrong("copies from outside its base")
-            if made > size or used + literal > len(literals):
-                raise wrong("makes more than the declared size, or lacks literal bytes")
-            yield from _cut(literals, used, literal)
-            used += literal
-            yield from _cut(base, offset, length)
-            offset += length
-    if made + len(literals) - used != size:
-        raise wrong("does not make the declared size")
-    yield from _cut(literals, used, len(literals) - used)
-
-
 def _cut(source: Base, start: int, length: int) -> Iterator[bytes | bytearray | memoryview]:
-    if 0 < length <= PIECE:
-        yield source[start : start + length]
-        return
     for at in range(start, start + length, PIECE):
         yield source[at : min(at + PIECE, start + length)]
 
