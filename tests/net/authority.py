@@ -46,7 +46,12 @@ class Authority:
 
     @contextmanager
     def serving(
-        self, directory: Path, *, demand: str = "off", protocols: str = "TLSv1.2 TLSv1.3"
+        self,
+        directory: Path,
+        *,
+        demand: str = "off",
+        protocols: str = "TLSv1.2 TLSv1.3",
+        more: str = "",
     ) -> Iterator[RealServer]:
         """Serve a directory by TLS and HTTP/2.
 
@@ -59,6 +64,7 @@ class Authority:
             f"ssl_client_certificate {self.root};",
             f"ssl_verify_client {demand};",
             f"ssl_protocols {protocols};",
+            more,
         ]
         with nginx(directory, tls=" ".join(lines)) as server:
             yield server
