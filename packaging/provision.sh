@@ -32,8 +32,9 @@ compose | mirror)
     mkdir -p /srv/mirror # what is published, and served
     ;;
 client)
-    # Where the tree is pulled to; in a machine that runs OSTree it is /ostree/repo.
-    [ -e /srv/client/config ] || ostree --repo=/srv/client init --mode=bare-user
+    # What a client would boot from, were it not for Fedora's own system.
+    mkdir -p /srv/sysroot
+    [ -e /srv/sysroot/ostree/deploy/example ] || jigdo-composer os-init example --sysroot /srv/sysroot
     ;;
 esac
 jigdo-composer --version

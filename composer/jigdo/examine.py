@@ -240,7 +240,11 @@ class _Planner:
         self._missing[:] = self._look()
         if self._left(self._table):
             packages = enumerate(self._jigdo.head.packages)
-            unread = [n for n, p in packages if n not in self._maps and not self._is_lost(n)]
+            unread = [
+                n
+                for n, p in packages
+                if n not in self._maps and not self._is_lost(n) and self._jigdo.offers(p.map)
+            ]
             self._maps.update(self._read(unread))
         if left := self._left(self._table):
             if not self._lost:

@@ -69,6 +69,9 @@ def test_example_of_the_documentation_is_typed(tmp_path: Path) -> None:
 
 
 def test_all_that_is_exported_is_there() -> None:
+    from composer import sysroot
+
+    assert all(hasattr(sysroot, name) for name in sysroot.__all__)
     assert sorted(api.__all__) == sorted(set(api.__all__))
     assert all(hasattr(api, name) for name in api.__all__)
     assert (_TOP / "py.typed").is_file()
