@@ -197,12 +197,13 @@ def test_pull_of_what_is_here_says_so(tmp_path: Path, remote: dict[str, str]) ->
 
 def test_error_is_said_without_a_traceback_unless_asked(tmp_path: Path) -> None:
     env = {"JIGDO_COMPOSER_CONFIG": str(tmp_path)}
-    plain = jigdo("pull", "x:y", "--repo", tmp_path, env=env, status=1)
+    ostree(repo := tmp_path / "repo", "init", "--mode=bare-user")
+    plain = jigdo("pull", "x:y", "--repo", repo, env=env, status=1)
     check_message(plain.err, "no remote x")
-    verbose = jigdo("-v", "pull", "x:y", "--repo", tmp_path, env=env, status=1)
+    verbose = jigdo("-v", "pull", "x:y", "--repo", repo, env=env, status=1)
     assert verbose.err.startswith("Traceback")
     assert verbose.err.endswith(plain.err)
-    quiet = jigdo("-q", "pull", "x:y", "--repo", tmp_path, env=env, status=1)
+    quiet = jigdo("-q", "pull", "x:y", "--repo", repo, env=env, status=1)
     assert quiet.err == plain.err
 
 
