@@ -43,7 +43,7 @@ MODEST_MEMORY = 150 << 20
 
 _WORTH = 0.75  # of an RPM: patches that take more than this part of it are not shipped
 # Part of the key of a stored patch: another number where the same input gives another one.
-_MAKING = "2"
+_MAKING = "3"
 # Another version of these may find other matches.
 _LIBRARIES = ("bsdiff4", "hdiffpatch", "zstandard")
 _NO_PACKAGE = -1

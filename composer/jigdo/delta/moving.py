@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[Any]
 
-LARGEST_BASE = 1 << 25
+LARGEST_BASE = 12 << 20
 """Bytes of a base that is moved; it is held in memory."""
 
 WORKING_MEMORY = 40 << 20
