@@ -199,6 +199,10 @@ def _show(console: Console, done: PullResult, *, as_json: bool) -> None:
                 "new_content_bytes": done.new_content_bytes,
                 "delta_bytes": done.delta_bytes,
                 "object_bytes": done.object_bytes,
+                "packing": {
+                    "cpu_seconds": round(done.packing_cpu, 3),
+                    "seconds": round(done.packing_seconds, 3),
+                },
                 "seeds": {"objects": done.seeds, "bytes": done.seed_bytes},
                 "lost": lost_rows(done.lost),
                 "replaced": replaced_rows(done.replaced),

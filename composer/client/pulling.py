@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.client.acceptance import (
@@ -34,6 +34,7 @@ from composer.jigdo.lost import LostPackage
 from composer.jigdo.plan import Plan
 from composer.jigdo.reader import JigdoSet
 from composer.jigdo.reassemble import check_space, check_storable, reassemble
+from composer.jigdo.repack import Packers
 from composer.jigdo.seeding import SeedPlan
 from composer.jigdo.tree import tree_frames
 from composer.net.network import Network
@@ -42,6 +43,7 @@ from composer.net.traffic import AGAIN
 from composer.net.traffic import Moved as MovedBy
 from composer.ostree.repo import Repository
 from composer.system.files import remove_tree
+from composer.system.heap import hold_less
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class PullResult:
     package lists were read; "again" is what was moved in vain.  Bytes are of all plans that
     were carried out.  ``mirrors`` has them by mirror; those in ``wrong`` served wrong bytes.
     ``lost`` packages came another way; ``replaced`` ones by RPMs that were made anew.
+    ``packing_cpu`` is of opening contents and packing them again, programs included;
+    ``packing_seconds`` is its share of the time, as one of ``workers`` did it.
     """
 
     ref: str
@@ -70,6 +74,8 @@ class PullResult:
     seed_bytes: int = 0
     mirrors: tuple[MovedBy, ...] = ()
     wrong: tuple[WrongBytes, ...] = ()
+    packing_cpu: float = 0.0
+    packing_seconds: float = 0.0
 
 
 def pull(
@@ -102,8 +108,10 @@ def pull(
     not what it must be, NoSpace before the first large byte moves, Declined where ``approve``
     says no, and Cancelled.  The ref is then the old one and the repository whole.
     """
+    hold_less()
+    packers = Packers(workers)
     meter = Meter(report, cancel=cancel)
-    with session(remote, sources=sources, waivers=waivers, report=meter) as asked:
+    with packers, session(remote, sources=sources, waivers=waivers, report=meter) as asked:
         found = asked.look(ref, repo, version=version, choices=choices)
         if found.set is None:
             return _result(found, asked.network)
@@ -135,11 +143,14 @@ def pull(
             replanned=replanned,
             report=meter,
             workers=workers,
+            packers=packers,
         )
         remove_tree(package_directory(repo))
         _keep_description(jigdo, repo, Descriptions.of(repo))
         meter.finish()
-        return _result(found, asked.network, plans, lost, source.replaced())
+        done = _result(found, asked.network, plans, lost, source.replaced())
+    # Of programs it is known once they have ended.
+    return replace(done, packing_cpu=packers.cpu, packing_seconds=packers.wall / workers)
 
 
 def _result(

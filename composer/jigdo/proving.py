@@ -27,6 +27,7 @@ from composer.jigdo.delta.table import COPY, REPACK, DeltaContent, DeltaTable
 from composer.jigdo.examine import Wanted
 from composer.jigdo.manifest import Base
 from composer.jigdo.reader import JigdoSet
+from composer.jigdo.repack import Packers
 from composer.jigdo.tree import Ordinals, walk
 from composer.ostree.objects import Header
 from composer.ostree.repo import Repository
@@ -134,15 +135,22 @@ def _prove(
         report(Step("deltas", done, len(able), "contents", base.version))
 
     frames = sorted({piece.frame for n in able for piece in contents[n].pieces})
-    importer = DeltaImporter(
-        repo, table, objects.checksums, max_memory=MAX_MEMORY, workers=workers, spool=spool
-    )
-    failed = importer.make(
-        set(able),
-        jigdo.frames(jigdo.index[number] for number in frames),
-        lambda number, pieces: _compare(pieces, expected.get(number, {})),
-        made,
-    )
+    with Packers(workers) as packers:
+        importer = DeltaImporter(
+            repo,
+            table,
+            objects.checksums,
+            max_memory=MAX_MEMORY,
+            workers=workers,
+            packers=packers,
+            spool=spool,
+        )
+        failed = importer.make(
+            set(able),
+            jigdo.frames(jigdo.index[number] for number in frames),
+            lambda number, pieces: _compare(pieces, expected.get(number, {})),
+            made,
+        )
     if failed:
         raise _failure(base, table, expected, failed)
     methods = [min(contents[n].method, REPACK) for n in able]

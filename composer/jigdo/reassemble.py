@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -32,6 +32,7 @@ from composer.jigdo.plan import (
     Plan,
 )
 from composer.jigdo.reader import CommitFrame, JigdoSet
+from composer.jigdo.repack import Packers
 from composer.jigdo.seeding import import_seeds
 from composer.ostree.objects import Header, parse_dirtree
 from composer.ostree.repo import Repository
@@ -126,20 +127,25 @@ def reassemble(
     replanned: Replanned = lambda plan, lost: None,
     report: Report = silent,
     workers: int = 2,
+    packers: Packers | None = None,
 ) -> tuple[Plan, ...]:
     """Fetch and write all that ``wanted`` lists, prove the commit whole, then set ``ref``.
 
     What comes to nothing on the way (a delta that makes something else here, packages that are
     lost, files of seeds that have changed) is planned anew, for as long as there is another
-    way; ``replanned`` is told. Returns the plans that were carried out. Raises
+    way; ``replanned`` is told. ``packers`` are the caller's, started early; none: own ones.
+    Returns the plans that were carried out. Raises
     VerificationFailed (and its kin) for content that is not what the commit says, PackagesLost
     when there is no other way; the repository then has more objects but the same refs as
     before.
     """
     check_storable(repo, wanted.headers)
     plans = [wanted.plan]
-    with _Batches(repo) as batches:
-        work = _Work(jigdo, wanted, repo, batches, report, workers)
+    with ExitStack() as stack:
+        batches = stack.enter_context(_Batches(repo))
+        if packers is None:
+            packers = stack.enter_context(Packers(workers if wanted.deltas else 0))
+        work = _Work(jigdo, wanted, repo, batches, report, workers, packers)
         changed = work.take_seeds()
         while not (outcome := work.carry_out(plans[-1], source, choices)).is_complete or changed:
             changed = False
@@ -241,8 +247,10 @@ class _Work:
         batches: _Batches,
         report: Report,
         workers: int,
+        packers: Packers,
     ) -> None:
         self._jigdo, self._wanted, self._repo = jigdo, wanted, repo
+        self._packers = packers
         self._batches, self._workers = batches, workers
         self._importer = Importer(repo, wanted)
         self._counter = _Counter(report)
@@ -283,6 +291,7 @@ class _Work:
             deltas.base,
             max_memory=choices.max_memory,
             workers=self._workers,
+            packers=self._packers,
         )
         failed = maker.run(targets, self._jigdo.frames(plan.frames), self._counter.made)
         self._batches.land()

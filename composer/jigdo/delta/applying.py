@@ -25,7 +25,7 @@ from composer.jigdo.delta.columns import Base, FileBase
 from composer.jigdo.delta.frames import FramePatches
 from composer.jigdo.delta.table import COPY, PATCH, REPACK, DeltaContent, DeltaTable
 from composer.jigdo.importing import Target, write_content
-from composer.jigdo.repack import Recipe, opened, repack, unpack
+from composer.jigdo.repack import Packers, Recipe, opened, repack, unpack
 from composer.ostree.repo import Repository
 from composer.system.files import explained
 
@@ -85,9 +85,11 @@ class DeltaImporter:
         *,
         max_memory: int,
         workers: int,
+        packers: Packers,
         spool: Path | None = None,
     ) -> None:
         self._repo, self._table, self._base = repo, table, base
+        self._packers = packers
         self._spool = spool or repo.path / "tmp"
         self._max_memory, self._workers = max_memory, workers
 
@@ -182,9 +184,12 @@ class DeltaImporter:
         recipe = Recipe.parse(self._table.recipes[content.method - REPACK])
         if recipe.memory + _OWN_MEMORY > self._max_memory:
             raise BoundExceeded(what="memory to pack a content again", bound=self._max_memory)
-        inside = self._inside(source, stack) if len(source) else source
-        inner = self._patched(content, inside, patches)
-        return repack(recipe, inner, size=content.size)
+        packers = self._packers
+        with packers.timed():
+            inside = self._inside(source, stack) if len(source) else source
+        inner = packers.counted(self._patched(content, inside, patches), -1)
+        run = packers.run(self._spool)
+        return packers.counted(repack(recipe, inner, size=content.size, run=run))
 
     def _opened(self, checksum: ObjectChecksum, stack: ExitStack) -> Base:
         """Return the content of an object, read where it is needed when it is large.

@@ -17,12 +17,13 @@ content has to come from another source.
 from composer.jigdo.repack.analysing import analyse
 from composer.jigdo.repack.closing import repack
 from composer.jigdo.repack.opening import opened, unpack
-from composer.jigdo.repack.packers import PacksDifferently
+from composer.jigdo.repack.programs import Packers, PacksDifferently
 from composer.jigdo.repack.recipe import Kind, Packer, Recipe, Segment
 
 __all__ = (
     "Kind",
     "Packer",
+    "Packers",
     "PacksDifferently",
     "Recipe",
     "Segment",

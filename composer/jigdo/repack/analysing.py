@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from composer.jigdo.delta.columns import Base
 from composer.jigdo.repack.opening import INNER_LIMIT, joined, segments_of, verbatim
-from composer.jigdo.repack.packers import PacksDifferently, pack_segment
+from composer.jigdo.repack.packers import pack_segment
+from composer.jigdo.repack.programs import PacksDifferently
 from composer.jigdo.repack.recipe import (
     EXTREME,
     MAX_HEADER,

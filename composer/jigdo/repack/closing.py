@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from composer.errors import FormatError
-from composer.jigdo.repack.packers import PacksDifferently, pack_segment
+from composer.jigdo.repack.packers import pack_segment
+from composer.jigdo.repack.programs import PacksDifferently, Run, through
 from composer.jigdo.repack.recipe import Recipe
 
 
-def repack(recipe: Recipe, inner: Iterable[bytes], *, size: int) -> Iterator[bytes]:
+def repack(
+    recipe: Recipe, inner: Iterable[bytes], *, size: int, run: Run = through
+) -> Iterator[bytes]:
     """Yield the container's ``size`` bytes, made of what is inside, a piece at a time.
 
     Raises FormatError when ``inner`` is not of the recipe's length, and
@@ -23,7 +26,7 @@ def repack(recipe: Recipe, inner: Iterable[bytes], *, size: int) -> Iterator[byt
     feed = _Feed(inner)
     for segment in recipe.segments:
         made = 0
-        for piece in pack_segment(segment, feed.take(segment.inner)):
+        for piece in pack_segment(segment, feed.take(segment.inner), run):
             made += len(piece)
             if made > segment.packed:
                 break

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import bz2
 import lzma
-import os
 import struct
-import subprocess
-import threading
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from functools import partial
 
-from composer.errors import VerificationFailed
+from composer.jigdo.repack.programs import PacksDifferently, Run, through
 from composer.jigdo.repack.recipe import (
     EXTREME,
     XZ_CHECKS,
@@ -24,28 +21,25 @@ from composer.jigdo.repack.recipe import (
     Segment,
     zstd_parameters,
 )
-from composer.jigdo.repack.streams import PIECE
 
 
-class PacksDifferently(VerificationFailed):
-    """The packers of this machine do not give the bytes that they gave where the set was built."""
-
-
-def pack_segment(segment: Segment, pieces: Iterator[bytes]) -> Generator[bytes, None, None]:
+def pack_segment(
+    segment: Segment, pieces: Iterator[bytes], run: Run = through
+) -> Generator[bytes, None, None]:
     packers: dict[Packer, Callable[[Segment, Iterator[bytes]], Iterator[bytes]]] = {
         Packer.NONE: lambda _, plain: plain,
-        Packer.GNU_GZIP: _pack_gzip,
+        Packer.GNU_GZIP: partial(_pack_gzip, run=run),
         Packer.ZLIB: _pack_gzip,
         Packer.LIBLZMA: _pack_xz,
         Packer.LIBZSTD: _pack_zstd,
         Packer.LIBBZ2: _pack_bzip2,
-        Packer.ZSTD_PROGRAM: _pack_zstd_program,
-        Packer.XZ_PROGRAM: _pack_xz_program,
+        Packer.ZSTD_PROGRAM: partial(_pack_zstd_program, run=run),
+        Packer.XZ_PROGRAM: partial(_pack_xz_program, run=run),
     }
     yield from packers[segment.packer](segment, pieces)
 
 
-def _pack_gzip(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _pack_gzip(segment: Segment, pieces: Iterator[bytes], run: Run = through) -> Iterator[bytes]:
     """Pack one member; header as recorded, trailer computed (RFC 1952)."""
     check, length = 0, 0
 
@@ -56,8 +50,10 @@ def _pack_gzip(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
             yield piece
 
     yield segment.header
-    deflate = _gnu_gzip if segment.packer == Packer.GNU_GZIP else _zlib
-    yield from deflate(segment, summed())
+    if segment.packer == Packer.GNU_GZIP:
+        yield from _gnu_gzip(segment, summed(), run)
+    else:
+        yield from _zlib(segment, summed())
     yield struct.pack("<II", check, length & 0xFFFFFFFF)
 
 
@@ -67,9 +63,9 @@ def _zlib(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
     yield encoder.flush()
 
 
-def _gnu_gzip(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _gnu_gzip(segment: Segment, pieces: Iterator[bytes], run: Run) -> Iterator[bytes]:
     """Yield the deflate stream of the program gzip: its output without header and trailer."""
-    output = _through(["gzip", "-n", "-c", f"-{segment.level}"], pieces)
+    output = run(["gzip", "-n", "-c", f"-{segment.level}"], pieces)
     skip, held = 10, b""
     for piece in output:
         held += piece
@@ -80,50 +76,6 @@ def _gnu_gzip(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
             held = held[-8:]
     if skip or len(held) != 8:
         raise PacksDifferently("gzip gave no gzip stream")
-
-
-def _through(argv: list[str], pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Run a program on a stream; a thread writes while this generator reads."""
-    # No environment: $GZIP can hold options.
-    try:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": os.environ.get("PATH", os.defpath)},
-        )
-    except OSError as error:
-        raise PacksDifferently(
-            f"cannot run {argv[0]}: {error.strerror}", hint=f"install {argv[0]}"
-        ) from None
-    assert process.stdin is not None
-    assert process.stdout is not None
-    failure: list[BaseException] = []
-
-    def write(pipe: Any = process.stdin) -> None:
-        try:
-            with pipe:
-                for piece in pieces:
-                    pipe.write(piece)
-        except BrokenPipeError:
-            pass  # the reader stopped early, or the program failed: its status tells
-        except BaseException as error:
-            failure.append(error)
-
-    writer = threading.Thread(target=write, name=argv[0])
-    writer.start()
-    try:
-        while piece := process.stdout.read1(PIECE):  # type: ignore[attr-defined]
-            yield piece
-    finally:
-        process.stdout.close()
-        writer.join()
-        status = process.wait()
-    if failure:
-        raise failure[0]
-    if status:
-        raise PacksDifferently(f"{argv[0]} failed with status {status}")
 
 
 def _pack_xz(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -148,7 +100,7 @@ def _pack_xz(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
         raise PacksDifferently(f"liblzma: {error}") from None
 
 
-def _pack_xz_program(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _pack_xz_program(segment: Segment, pieces: Iterator[bytes], run: Run) -> Iterator[bytes]:
     check, dictionary, bcj, properties = segment.options
     preset = f"{segment.level & ~EXTREME}" + ("e" if segment.level & EXTREME else "")
     argv = ["xz", "-q", "-c", "--format=xz", "-T2", f"--check={XZ_CHECKS[check]}"]
@@ -156,7 +108,7 @@ def _pack_xz_program(segment: Segment, pieces: Iterator[bytes]) -> Iterator[byte
         argv.append(f"--{XZ_FILTERS[bcj]}")
     lc, lp, pb = properties % 9, properties // 9 % 5, properties // 45
     argv.append(f"--lzma2=preset={preset},dict={dictionary},lc={lc},lp={lp},pb={pb}")
-    yield from _through(argv, pieces)
+    yield from run(argv, pieces)
 
 
 def _pack_zstd(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -172,7 +124,7 @@ def _pack_zstd(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
         raise PacksDifferently(f"libzstd: {error}") from None
 
 
-def _pack_zstd_program(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _pack_zstd_program(segment: Segment, pieces: Iterator[bytes], run: Run) -> Iterator[bytes]:
     (flags,) = segment.options
     # Two threads give the bytes of any number of threads, but for none.
     argv = ["zstd", "-q", "-c", "--ultra", f"-{segment.level}"]
@@ -180,7 +132,7 @@ def _pack_zstd_program(segment: Segment, pieces: Iterator[bytes]) -> Iterator[by
     argv.append("--check" if flags & ZSTD_CHECKED else "--no-check")
     if flags & ZSTD_SIZED:
         argv.append(f"--stream-size={segment.inner}")
-    yield from _through(argv, pieces)
+    yield from run(argv, pieces)
 
 
 def _pack_bzip2(segment: Segment, pieces: Iterator[bytes]) -> Iterator[bytes]:
