@@ -15,7 +15,7 @@ BYTES_ARGS = $(if $(CASE),--case $(CASE)) $(if $(QUICK),--quick) $(if $(DOCS),--
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-bench demo check format test fuzz attack-proof boot-proof bench \
-    bench-compose bench-bytes lock clean
+    bench-compose bench-bytes bench-line bench-crowd lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -67,6 +67,12 @@ bench-bytes: setup-test ## bytes moved: V1=DIR V2=DIR OUT=FILE.json [QUICK=1 ...
 	    { echo "usage: make bench-bytes V1=DIR V2=DIR OUT=FILE.json (see docs/benchmarks.md)" >&2; exit 2; }
 	-@packaging/setup.sh bench # what is not there is left out, by name
 	$(PYTHON) -m tests.bench.bytes "$(V1)" "$(V2)" --out "$(OUT)" $(BYTES_ARGS)
+
+bench-line: setup-test ## a pull at 100 ms and 20 Mbit/s against curl for the same requests (root)
+	$(PYTHON) -m tests.bench.slow_line $(BENCH_ARGS)
+
+bench-crowd: setup-test ## 200 clients at once against one nginx, its CPU against plain files (root)
+	$(PYTHON) -m tests.bench.crowd $(BENCH_ARGS)
 
 lock: setup ## pin again what pyproject.toml asks for (LOCK_ARGS=--upgrade: newest)
 	/usr/bin/python3 -m venv .cache/lock

@@ -5,12 +5,14 @@ Rule kept here: what the pointer says of a set, the set must say too.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from composer.checksum import ContentDigest
 from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
-from composer.jigdo.container import MAX_INDEX, Check, Index, Kind
+from composer.jigdo.container import MAX_INDEX, Check, Index, Kind, RangeReader
 from composer.jigdo.delta.frames import decompress_update
 from composer.jigdo.description import apply_update, parse_update, split_description
 from composer.jigdo.descriptions import Descriptions
@@ -99,11 +101,12 @@ def _follow(
     return index, known
 
 
-class _RemoteRanges:
+class _RemoteRanges(RangeReader):
     """Byte ranges of a .jigdo file inside an RPM on a mirror."""
 
     def __init__(self, fetcher: Fetcher, entry: PointerEntry, heard: Heard) -> None:
         self._fetcher, self._entry, self._heard = fetcher, entry, heard
+        self._one_at_a_time = threading.Lock()
         self._content = range(0)
         self._deltas = range(0)
 
@@ -114,14 +117,8 @@ class _RemoteRanges:
 
     def read(self, first: int, length: int, check: Check) -> bytes:
         """Return exactly ``length`` bytes from ``first`` of the .jigdo file that pass ``check``."""
-        place = self._require(first, length)
-        kind = "new" if first in self._content else "delta" if first in self._deltas else "set"
-        location = self._entry.location
-        began = time.monotonic()
-        data = self._fetcher.fetch_range(
-            location, first=place, length=length, kind=kind, check=check
-        )
-        self._heard(kind, length, time.monotonic() - began)
+        data, seconds = self._fetch(first, length, check)
+        self._heard(self._kind(first), length, seconds)
         return data
 
     def has(self, first: int, length: int) -> bool:
@@ -129,6 +126,40 @@ class _RemoteRanges:
         container = self._fetcher.mirrors.container
         place = self._entry.offset + first
         return container is None or bool(container.find(self._entry.location, place, length))
+
+    def read_each(self, ranges: Sequence[tuple[int, int, Check]]) -> Iterator[None]:
+        """Read each; the next one is on its way while one is worked on."""
+
+        def seconds_of(first: int, length: int, check: Check) -> float:
+            return self._fetch(first, length, check)[1]
+
+        with ThreadPoolExecutor(1, "ahead") as pool:
+            coming: list[Future[float]] = []
+            try:
+                for number, (first, length, _) in enumerate(ranges):
+                    if not coming:
+                        coming.append(pool.submit(seconds_of, *ranges[number]))
+                    seconds = coming.pop().result()
+                    if number + 1 < len(ranges):
+                        coming.append(pool.submit(seconds_of, *ranges[number + 1]))
+                    self._heard(self._kind(first), length, seconds)
+                    yield
+            finally:
+                if coming:
+                    self._fetcher.give_up(coming.pop())
+
+    def _fetch(self, first: int, length: int, check: Check) -> tuple[bytes, float]:
+        place, kind = self._require(first, length), self._kind(first)
+        location = self._entry.location
+        with self._one_at_a_time:
+            began = time.monotonic()
+            data = self._fetcher.fetch_range(
+                location, first=place, length=length, kind=kind, check=check
+            )
+            return data, time.monotonic() - began
+
+    def _kind(self, first: int) -> str:
+        return "new" if first in self._content else "delta" if first in self._deltas else "set"
 
     def _require(self, first: int, length: int) -> int:
         if first + length > self._entry.length:

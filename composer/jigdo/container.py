@@ -423,6 +423,12 @@ class RangeReader(Protocol):
         """
         ...
 
+    def read_each(self, ranges: Sequence[tuple[int, int, Check]]) -> Iterator[None]:
+        """Read each for its ``check``, and yield after each; may read the next one ahead."""
+        for first, length, check in ranges:
+            self.read(first, length, check)
+            yield
+
 
 def parse_trailer(trailer: bytes, *, file_size: int) -> IndexPlace:
     """Find the index from a file's last :data:`TRAILER_SIZE` bytes; raises FormatError."""

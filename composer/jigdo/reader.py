@@ -119,10 +119,16 @@ class JigdoSet:
         yield from merge(known, read, key=lambda item: item[0].offset)
 
     def _read_runs(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bytes]]:
-        for run in _runs(frames):
-            proven = self._read_run(run)[::-1]
+        runs = [_Run(run) for run in _runs(frames)]
+        ranges = [(run.start, run.length, run.prove) for run in runs]
+        for run, _ in zip(runs, self._reader.read_each(ranges), strict=True):
+            if self._keeps:
+                here = [(f.number, data) for f, data in run.proven if f.kind in DESCRIPTION]
+                self._known |= dict(here)
+            proven = run.proven[::-1]
+            run.proven.clear()
             while proven:
-                yield proven.pop()  # and nothing here holds it while the next run is read
+                yield proven.pop()  # and nothing here holds it while the next run is used
 
     def description(self, frame: Callable[[Frame], bytes | None] | None = None) -> bytes | None:
         """Return the set's bare description (docs/format/jigdo.md section 9).
@@ -138,23 +144,6 @@ class JigdoSet:
             return known if known is not None else next(iter(self.frames([wanted])))[1]
 
         return join_bare(self.index, self.head, read)
-
-    def _read_run(self, run: list[Frame]) -> list[tuple[Frame, bytes]]:
-        start, length = run[0].offset, run[-1].end - run[0].offset
-        proven: list[tuple[Frame, bytes]] = []
-
-        def prove(packed: bytes) -> None:
-            if len(packed) != length:
-                raise FormatError(f"{len(packed)} bytes came instead of {length}")
-            proven.clear()
-            for frame in run:
-                piece = packed[frame.offset - start : frame.end - start]
-                proven.append((frame, decompress(piece, frame)))
-
-        self._reader.read(start, length, prove)
-        if self._keeps:
-            self._known |= {f.number: data for f, data in proven if f.kind in DESCRIPTION}
-        return proven
 
     def read_start(self) -> tuple[CommitFrame, list[bytes], tuple[Header, ...], bytes]:
         """Read the frames that every client needs.
@@ -256,12 +245,30 @@ def _runs(frames: Iterable[Frame]) -> Iterator[list[Frame]]:
         yield run
 
 
+class _Run:
+    """Frames that are read together; ``proven`` has their bytes once they were."""
+
+    def __init__(self, frames: list[Frame]) -> None:
+        self._frames = frames
+        self.start, self.length = frames[0].offset, frames[-1].end - frames[0].offset
+        self.proven: list[tuple[Frame, bytes]] = []
+
+    def prove(self, packed: bytes) -> None:
+        """Take the bytes; raises VerificationFailed when they are not right."""
+        if len(packed) != self.length:
+            raise FormatError(f"{len(packed)} bytes came instead of {self.length}")
+        self.proven.clear()
+        for frame in self._frames:
+            piece = packed[frame.offset - self.start : frame.end - self.start]
+            self.proven.append((frame, decompress(piece, frame)))
+
+
 def requests(frames: Iterable[Frame]) -> list[int]:
     """Return the bytes of each request that reading ``frames`` takes."""
     return [run[-1].end - run[0].offset for run in _runs(frames)]
 
 
-class FileRanges:
+class FileRanges(RangeReader):
     """Byte ranges of a .jigdo file on this machine; ``start`` is where it begins in ``path``.
 
     Reads an RPM's payload in place when ``start`` is the .jigdo file's offset in it.

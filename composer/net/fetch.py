@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
+from concurrent.futures import Future, wait
+from typing import Any, BinaryIO
 
 from composer.net.body import Span
 from composer.net.connections import Connections
-from composer.net.job import Job, Sink
+from composer.net.job import FetchFailed, Job, Sink
 from composer.net.location import Mirrors
 from composer.net.network import Network
 
@@ -43,6 +44,7 @@ class Fetcher:
         self._connections = Connections(network)
         self.network = self._connections.network
         self.traffic = self.network.traffic
+        self._giving_up = False
 
     def __enter__(self) -> Fetcher:
         return self
@@ -53,6 +55,12 @@ class Fetcher:
     def close(self) -> None:
         """Hang up."""
         self._connections.close()
+
+    def give_up(self, running: Future[Any]) -> None:
+        """End what is being fetched, in another thread, for ``running``; returns when it has."""
+        self._giving_up = True
+        wait([running])
+        self._giving_up = False
 
     def fetch_range(
         self,
@@ -140,10 +148,16 @@ class Fetcher:
         ended: set[int] = set()
         real = [job for job in jobs if job.span.length]
         ended.update(index for index, job in enumerate(jobs) if not job.span.length)
-        running = self._connections.run(real, may_start=lambda job: place[id(job)] < due + ahead)
+        running = self._connections.run(
+            real,
+            may_start=lambda job: place[id(job)] < due + ahead,
+            stopped=lambda: self._giving_up,
+        )
         while due < len(jobs):
             if due not in ended:
-                job = next(running)
+                job = next(running, None)
+                if job is None:
+                    raise FetchFailed("given up, as it is not needed any more")
                 if job.error is not None:
                     running.close()
                     raise job.error

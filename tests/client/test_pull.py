@@ -12,7 +12,7 @@ import pytest
 from composer.jigdo.container import Kind
 from composer.ostree.repo import Repository
 from tests.client.published import BASE, MINIMAL, Published, SetRpm, build_set, copy_of, fsck
-from tests.client.pulling import Client, rpm_requests
+from tests.client.pulling import REMOTE, Client, rpm_requests, run_here
 from tests.commands import jigdo, ostree, serving
 from tests.fixtures_os.repos import FixtureRepos
 from tests.net.lying_mirror import LyingMirror
@@ -179,6 +179,51 @@ def test_second_pull_moves_only_the_pointer(mirror: LyingMirror, updatable: Clie
         "jigdo.json.gz",
     ]
     assert sum(part["bytes"] for part in again["moved"].values()) < 5_000
+
+
+def test_a_check_that_finds_nothing_costs_little(mirror: LyingMirror, updatable: Client) -> None:
+    updatable.add_remote(mirror.url)
+    updatable.pull()
+    before = mirror.sent()
+    words = ["check", f"{REMOTE}:{MINIMAL}", "--repo", updatable.repo, "--json"]
+    done = run_here(*words, "--config-dir", updatable.config)
+    assert done.status == 77
+    moved = done.document["moved"]
+    assert moved["bytes"] == mirror.sent() - before < 10_000
+    assert moved["requests"] == 2
+
+
+def test_a_liar_is_named_and_what_it_sent_in_vain_is_told_apart(
+    published: Published, mirror: LyingMirror, updatable: Client, tmp_path: Path
+) -> None:
+    planned = run_here(
+        "plan", f"{REMOTE}:{MINIMAL}", "--repo", updatable.repo, "--json",
+        "--config-dir", _with_remote(updatable, mirror.url),
+    ).document  # fmt: skip
+    liar = published.mirror(2, tmp_path / "liar")
+    with LyingMirror(liar) as other:
+        for path in sorted(liar.rglob("Packages/**/*.rpm")):
+            other.flip_bit(str(path.relative_to(liar)), 200)
+        updatable.add_remote(other.url, mirror.url)
+        done = updatable.run()
+        assert done.status == 0, done.err
+        sent = mirror.sent() + other.sent()
+    [wrong] = done.document["wrong"]
+    assert wrong["mirror"] == other.url
+    assert f"warning: {other.url} served wrong bytes" in done.err
+    moved = done.document["moved"]
+    for kind, announced in planned["transfers"].items():
+        assert moved[kind] == announced
+    assert moved["again"]["bytes"] > 0
+    rows = {row["mirror"]: row["bytes"] for row in done.document["mirrors"]}
+    assert set(rows) == {other.url, mirror.url}
+    assert sum(rows.values()) == sum(part["bytes"] for part in moved.values())
+    assert sum(rows.values()) + planned["transfers"]["set"]["bytes"] == sent
+
+
+def _with_remote(client: Client, url: str) -> Path:
+    client.add_remote(url)
+    return client.config
 
 
 def test_signature_is_kept_beside_the_commit(published: Published, updatable: Client) -> None:

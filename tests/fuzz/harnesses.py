@@ -26,6 +26,7 @@ from composer.jigdo.container import (
     Index,
     IndexPlace,
     Kind,
+    RangeReader,
     check_start,
     decompressed,
     parse_trailer,
@@ -51,6 +52,10 @@ from composer.jigdo.repack import Packer, Recipe, opened, repack, unpack
 from composer.jigdo.tree import Ordinals, walk
 from composer.net.body import AttemptFailed, Body, Span
 from composer.net.bundle import Bundle, parse_index
+from composer.net.location import parse_base, safe_location
+from composer.net.mirrorlist import parse_mirrorlist
+from composer.net.network import origin
+from composer.net.statement import entry_of, expiry_of, require_delegation, start
 from composer.ostree.objects import Header, parse_commit, parse_dirmeta, parse_dirtree
 from composer.rpm.listing import listed
 from composer.rpm.package import nevra_of
@@ -90,7 +95,7 @@ class Harness:
         return True
 
 
-class Ranges:
+class Ranges(RangeReader):
     """A file in memory that asserts that nothing past its end is asked for, but in error."""
 
     def __init__(self, data: bytes) -> None:
@@ -445,6 +450,52 @@ def inside_nothing(opened: Bundle) -> bool:
     return opened.of("nowhere\0").find("x", 0, 1) is None
 
 
+STATEMENT_REF = "os/x86_64/stable"
+
+
+def read_statement(data: bytes) -> None:
+    """Signed statements, whose signature is right: a root, or what a role says of a ref.
+
+    The first byte says which: a root; the targets that delegate; the role of the ref.
+    """
+    from tuf.api.metadata import Metadata, Targets
+    from tuf.api.serialization import DeserializationError
+
+    kind, body = data[:1], data[1:]
+    if kind == b"0":
+        root = start(body).root
+        assert root.roles["root"].threshold >= 1
+        expiry_of(body)
+        return
+    try:
+        said = Metadata[Targets].from_bytes(body).signed
+    except DeserializationError:
+        return
+    if said.type != "targets":
+        return
+    seeds = Path(__file__).parent / "seeds" / "statement"
+    other = "role" if kind == b"1" else "targets"
+    told = Metadata[Targets].from_bytes((seeds / other).read_bytes()[1:]).signed
+    targets, signed = (said, told) if kind == b"1" else (told, said)
+    require_delegation(targets, STATEMENT_REF)
+    entry = entry_of(STATEMENT_REF, targets, signed)
+    assert entry.ref == STATEMENT_REF
+    assert safe_location(entry.location)
+    assert entry.offset + entry.length <= entry.size
+
+
+def read_mirrorlist(data: bytes) -> None:
+    """A list of mirrors, lines or a metalink."""
+    found = parse_mirrorlist(data)
+    assert 0 < len(found) <= 20
+    assert len(set(found)) == len(found)
+    for base in found:
+        assert base.startswith(("http://", "https://"))
+        assert parse_base(base) == base
+        assert origin(base)
+        assert "@" not in base.split("/")[2]
+
+
 HARNESSES: dict[str, Harness] = {
     "set": Harness(read_set, 64 * MIB),
     "index": Harness(read_index, 4 * MIB),
@@ -473,4 +524,6 @@ HARNESSES: dict[str, Harness] = {
     "rpm": Harness(read_rpm, 64 * MIB, 8192 * MIB),
     "answer": Harness(read_answer, MIB),
     "bundle": Harness(read_bundle, 32 * MIB),
+    "statement": Harness(read_statement, 16 * MIB),
+    "mirrorlist": Harness(read_mirrorlist, 16 * MIB),
 }

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 import struct
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
 from composer.checksum import ContentDigest, ObjectChecksum
-from composer.jigdo.container import TRAILER_SIZE, Codec, Frame, Kind, compress
+from composer.jigdo.container import TRAILER_SIZE, Codec, Frame, IndexPlace, Kind, compress
 from composer.jigdo.delta.building import DeltaOptions
 from composer.jigdo.delta.codecs import BsDiff, HDiff, Zstd
 from composer.jigdo.delta.frames import compress_update, join_patches
@@ -29,8 +32,9 @@ from composer.jigdo.pointer import Pointer, PointerEntry, UpdatePlace
 from composer.jigdo.reader import JigdoSet
 from composer.jigdo.repack import analyse
 from composer.net.bundle import BundledFile, BundledRef, dump_index
+from composer.net.statement import CUSTOM, role_of
 from composer.ostree.repo import Repository
-from tests.fuzz.harnesses import BASE
+from tests.fuzz.harnesses import BASE, STATEMENT_REF
 from tests.jigdo.delta.modules import Kernel, module
 from tests.jigdo.delta.programs import library
 from tests.jigdo.sets import SetOnDisk, build, local_packages, place_of, write_files
@@ -49,6 +53,8 @@ def main() -> None:
     _of_deltas()
     _of_repository(made)
     _of_rpm()
+    _of_statements()
+    _of_mirrorlists()
 
 
 def _save(harness: str, name: str, data: bytes) -> None:
@@ -268,6 +274,66 @@ def _of_rpm() -> None:
         # Without its digest a change in the header reaches the code behind librpm's check.
         data = rpm_bytes(files, compressor=compressor, header_digest=False)
         _save("rpm", compressor, data)
+
+
+def _of_statements() -> None:
+    """Metadata as :mod:`composer.mirror.trust` makes it, by a key that is no secret."""
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from securesystemslib.signer import CryptoSigner
+    from tuf.api.metadata import (
+        DelegatedRole,
+        Delegations,
+        Metadata,
+        Root,
+        TargetFile,
+        Targets,
+    )
+    from tuf.api.serialization.json import JSONSerializer
+
+    until = datetime(2099, 1, 1, tzinfo=UTC)
+    signer = CryptoSigner(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+    key, role = signer.public_key, role_of(STATEMENT_REF)
+    root = Root(version=2, expires=until, consistent_snapshot=True)
+    for name in ("root", "timestamp", "snapshot", "targets"):
+        root.add_key(key, name)
+    found = PointerEntry(
+        ref=STATEMENT_REF,
+        version="1",
+        commit=ObjectChecksum(bytes(32)),
+        timestamp=1_700_000_000,
+        location="jigdo/os-1-1.noarch.rpm",
+        pkgid=ContentDigest.of(b"rpm"),
+        size=9000,
+        offset=1000,
+        length=8000,
+        index=IndexPlace(4000, 500, 900, ContentDigest.of(b"index")),
+    )
+    own = json.loads(Pointer((found,)).dump())["refs"][0]
+    file = TargetFile(9000, {"sha256": str(found.pkgid)}, found.location, {"custom": {CUSTOM: own}})
+    delegated = DelegatedRole(role, [key.keyid], 1, True, paths=["jigdo/*"])
+    delegations = Delegations({key.keyid: key}, {role: delegated})
+    documents: dict[tuple[str, bytes], Root | Targets] = {
+        ("root", b"0"): root,
+        ("targets", b"1"): Targets(expires=until, delegations=delegations),
+        ("role", b"2"): Targets(expires=until, targets={found.location: file}),
+    }
+    for (name, kind), signed in documents.items():
+        metadata: Metadata[Any] = Metadata(signed)
+        metadata.sign(signer)
+        _save("statement", name, kind + metadata.to_bytes(JSONSerializer(compact=False)))
+
+
+def _of_mirrorlists() -> None:
+    _save(
+        "mirrorlist", "lines", b"# a list\nhttps://a.example/os/\nhttp://b.example/os\nftp://c/\n"
+    )
+    url = "<url protocol='https' preference='%d'>https://%s.example/repodata/repomd.xml</url>"
+    urls = "".join(url % (100 - n, name) for n, name in enumerate("abc"))
+    _save("mirrorlist", "metalink", f"<metalink version='3.0'>{urls}</metalink>".encode())
+    urls = urls.replace("preference", "priority")
+    name = "urn:ietf:params:xml:ns:metalink"
+    _save("mirrorlist", "metalink-4", f"<metalink xmlns='{name}'>{urls}</metalink>".encode())
+    _save("mirrorlist", "entities", _ENTITIES.encode())
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from composer.jigdo.container import (
     Index,
     IndexPlace,
     Kind,
+    RangeReader,
     Writer,
     parse_trailer,
 )
@@ -34,7 +35,7 @@ from composer.rpm.package import PackageRef, read_ref
 REF = "test/x86_64/os"
 
 
-class MemoryRanges:
+class MemoryRanges(RangeReader):
     """Byte ranges of a set in memory; counts what was asked for."""
 
     def __init__(self, data: bytes) -> None:

@@ -31,7 +31,7 @@ worker_processes 1;
 {user}
 pid {state}/pid;
 error_log {state}/error.log;
-events {{ worker_connections 256; }}
+events {{ worker_connections 4096; }}
 http {{
     log_format moved '$request_method {uri} $status $body_bytes_sent';
     access_log {state}/access.log moved;

@@ -67,7 +67,10 @@ def test_update_is_found_pulled_and_then_nothing_new(
     assert f"new: {MINIMAL}" not in jigdo(*check, env=updatable.env).out
     assert not updatable.pull()["moved"]["trust"]["bytes"] > 10_000
     assert updatable.head() == signed.published.commit(MINIMAL, 2)
-    assert jigdo(*check, env=updatable.env, status=77)
+    before = signed.mirror.sent()
+    idle = jigdo(*check, "--json", env=updatable.env, status=77).document
+    assert idle["moved"]["bytes"] == signed.mirror.sent() - before < 10_000
+    assert idle["moved"]["requests"] <= 2  # is there a newer root, and the timestamp
     # Neither the package list nor the pointer was needed.
     assert not [one for one in signed.mirror.log if one.path.startswith("repodata/")]
 
