@@ -24,10 +24,12 @@ from composer.errors import ComposerError, MissingRequirement, UsageError
 from composer.system.command import require_program, run
 
 MIB = 1 << 20
+SECTOR = 512
 SMALLEST = 256 * MIB
 
 _CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x00020000, 0x4000, 1 << 18
 _ROOT_TYPE = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"  # "Linux root (x86-64)"
+_LOADER_TYPE = "21686148-6449-6E6F-744E-656564454649"  # "BIOS boot"
 _GENERIC_TYPE = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"  # "Linux data"
 
 
@@ -37,10 +39,10 @@ class DiskInUse(ComposerError):
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk with one partition, formatted.
+    """A disk with one file system.
 
-    ``offset`` and ``size`` are the partition's; ``uuid`` is the file system's, ``partition``
-    the partition's.
+    ``offset`` and ``size`` are its partition's; ``uuid`` is its own, ``partition`` that of the
+    partition.  ``loader`` is where the space for a boot loader starts, and its size, in bytes.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Disk:
     size: int
     uuid: str
     partition: str
+    loader: tuple[int, int] = (0, 0)
 
 
 def private_mounts() -> None:
@@ -107,14 +110,19 @@ def _require_no_loop(path: Path) -> None:
         raise DiskInUse(f"{path}: the loop device {loops.decode().split()[0]} uses it")
 
 
+def require_programs() -> None:
+    """Raise MissingRequirement for a program that making a disk takes."""
+    for program, package in (("sfdisk", "fdisk"), ("mkfs.ext4", "e2fsprogs"), ("losetup", "mount")):
+        fedora = "e2fsprogs" if package == "e2fsprogs" else "util-linux"
+        require_program(program, package=package, fedora=fedora)
+
+
 def make_disk(path: Path, size: int | None, *, name: str) -> Disk:
-    """Give ``path`` a GPT with one partition over all of it, and that an empty ext4.
+    """Give ``path`` a GPT: a MiB for a boot loader, and over all the rest an empty ext4.
 
     An image is made anew, ``size`` bytes of it, most of them holes; a device keeps its own
     size.  All that it held is gone.
     """
-    for program, package in (("sfdisk", "fdisk"), ("mkfs.ext4", "e2fsprogs"), ("losetup", "mount")):
-        require_program(program, package=package, fedora="util-linux e2fsprogs")
     device = path.is_block_device()
     if not device:
         assert size is not None
@@ -123,13 +131,19 @@ def make_disk(path: Path, size: int | None, *, name: str) -> Disk:
     else:
         run(["wipefs", "--all", "--quiet", str(path)])
     kind = _ROOT_TYPE if os.uname().machine == "x86_64" else _GENERIC_TYPE
-    script = f'label: gpt\nstart=1MiB, type={kind}, name="{name}"\n'
+    script = f'label: gpt\nsize=1MiB, type={_LOADER_TYPE}\ntype={kind}, name="{name}"\n'
     run(["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", str(path)], stdin=script.encode())
     table = json.loads(run(["sfdisk", "--json", str(path)]))["partitiontable"]
-    (row,) = table["partitions"]
-    sector = table.get("sectorsize", 512)
+    loader, row = table["partitions"]
+    sector = table.get("sectorsize", SECTOR)
     place = row["start"] * sector, row["size"] * sector
-    disk = Disk(path, *place, str(uuid.uuid4()), row["uuid"].lower())
+    disk = Disk(
+        path,
+        *place,
+        str(uuid.uuid4()),
+        row["uuid"].lower(),
+        (loader["start"] * sector, loader["size"] * sector),
+    )
     options = f"offset={disk.offset}"
     argv = ["mkfs.ext4", "-q", "-F", "-E", options, "-U", disk.uuid, "-L", name, "-b", "4096"]
     run([*argv, str(path), str(disk.size // 4096)])

@@ -17,9 +17,11 @@ from composer.sysroot.disk import (
     make_disk,
     mounted,
     private_mounts,
+    require_programs,
     require_unused,
 )
 from composer.sysroot.first_process import needs_first_process
+from composer.sysroot.grub import find_grub, install_grub, prepare_grub
 from composer.sysroot.kernel_arguments import NO_EDIT, Edit, edited
 from composer.sysroot.sysroot import Sysroot
 
@@ -66,12 +68,16 @@ def install(
     path = target.path
     _require_size(target)
     require_unused(path, wipe=target.wipe)
+    require_programs()
+    grub = find_grub()
     private_mounts()
     try:
         report(Step("partition", item=str(path)))
         disk = make_disk(path, target.size, name=os[:16])
         with mounted(disk) as root:
-            deployment = _fill(root, disk, bring, os, kargs)
+            deployment = _fill(root, disk, bring, os, kargs, grub=grub is not None)
+            if grub is not None:
+                install_grub(grub, disk, root)
             files = _boot_files(root, copies)
             report(Step("flush", item=str(path)))
     except BaseException as error:
@@ -82,11 +88,13 @@ def install(
                 f"{path}: {error.message}", details=error.details, hint="a larger one: --size"
             ) from error
         raise
-    return Installed(disk, deployment, files)
+    return Installed(disk, deployment, files, "GRUB, for BIOS" if grub else "")
 
 
-def _fill(root: Path, disk: Disk, bring: Bring, os: str, kargs: Edit) -> Deployment:
+def _fill(root: Path, disk: Disk, bring: Bring, os: str, kargs: Edit, *, grub: bool) -> Deployment:
     sysroot = Sysroot.create(root)
+    if grub:
+        prepare_grub(root)
     sysroot.add_os(os)
     sysroot.repo.disable_fsync()  # unmounting flushes it all
     brought = bring(sysroot.repo)

@@ -7,6 +7,8 @@ began is swept away.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +24,19 @@ HOST = Path("/")
 
 class SysrootBusy(ComposerError):
     """Another process changes the sysroot."""
+
+
+@contextmanager
+def _output_elsewhere() -> Iterator[None]:
+    """Lead what libostree prints (it says what its cleaning freed) to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class Sysroot:
@@ -71,7 +86,7 @@ class Sysroot:
 
         When the block fails, what it had begun is removed.  Raises SysrootBusy.
         """
-        with library_errors(str(self.path)):
+        with library_errors(str(self.path)), _output_elsewhere():
             _, locked = self._sysroot.try_lock()
             if not locked:
                 raise SysrootBusy(

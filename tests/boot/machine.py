@@ -54,9 +54,12 @@ class Machine:
         with self.disk() as root:
             (root / "ostree/deploy/boot/var/boot-proof").write_text(script)
 
-    def boot(self, name: str) -> Boot:
-        """Boot what the boot loader's first entry says, to where the machine goes off."""
-        files = self._boot_files()
+    def boot(self, name: str, *, bios: bool = False) -> Boot:
+        """Boot what the first boot loader entry says, to where the machine goes off.
+
+        With ``bios``, what the boot loader on the disk makes of it.
+        """
+        files = None if bios else self._boot_files()
         log = self.logs / f"{name}.log"
         started = time.monotonic()
         with (self.logs / f"{name}.qemu").open("wb") as complaints:
@@ -77,11 +80,13 @@ class Machine:
         place.mkdir(exist_ok=True)
         return copy_boot_files(Sysroot.open(root), place)
 
-    def _command(self, files: BootFiles, log: Path) -> list[str]:
+    def _command(self, files: BootFiles | None, log: Path) -> list[str]:
         assert QEMU is not None
         device = "nvme,drive=disk,serial=1" if self.nvme else "virtio-blk-pci,drive=disk"
         words = [QEMU, "-accel", "tcg", "-machine", "q35", "-cpu", "max", "-m", "1024"]
         words += ["-nodefaults", "-no-reboot", "-display", "none", "-serial", f"file:{log}"]
         words += ["-drive", f"if=none,id=disk,format=raw,file={self.image}", "-device", device]
+        if files is None:
+            return words
         words += ["-kernel", str(files.kernel), "-append", files.arguments]
         return words + (["-initrd", str(files.initramfs)] if files.initramfs else [])

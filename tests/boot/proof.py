@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from composer.sysroot.grub import find_grub
 from fixtures.rpms.build import build
 from tests.boot.machine import Boot, Machine
 from tests.boot.scene import BARE, SYSTEM, Scene
@@ -52,7 +53,9 @@ def prove(scene: Scene) -> None:
     scene.update(machine, SYSTEM)
     boot = booted(machine, "5-bad", "generation 3, whose health check fails")
     require(boot, third, version="3", health="failed")
-    boot = booted(machine, "6-back", "generation 2, to which it went back by itself")
+    grub = find_grub() is not None
+    by = "by GRUB, from the disk" if grub else "no GRUB here"
+    boot = booted(machine, "6-back", f"generation 2, to which it went back ({by})", bios=grub)
     require(boot, second, version="2", health="active")
     refused(scene, machine)
 
@@ -62,9 +65,9 @@ def prove(scene: Scene) -> None:
     require(boot, bare, version="1", health="active")
 
 
-def booted(machine: Machine, name: str, what: str) -> Boot:
+def booted(machine: Machine, name: str, what: str, *, bios: bool = False) -> Boot:
     """Boot, and say how long it took."""
-    boot = machine.boot(name)
+    boot = machine.boot(name, bios=bios)
     print(f"{boot.seconds:6.1f} s  {what}", flush=True)
     return boot
 

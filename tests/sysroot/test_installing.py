@@ -17,6 +17,7 @@ import pytest
 
 from composer.errors import UsageError
 from composer.sysroot.disk import DiskInUse, require_unused
+from composer.sysroot.grub import find_grub
 from tests.commands import Done, jigdo
 from tests.sysroot.conftest import REF, Scene
 
@@ -85,7 +86,7 @@ def test_image_has_a_partition_a_file_system_and_the_commit(
     assert image.stat().st_size == 256 << 20
     assert image.stat().st_blocks * 512 < 64 << 20
     assert table(image)["label"] == "gpt"
-    assert len(table(image)["partitions"]) == 1
+    assert len(table(image)["partitions"]) == 2
     assert done["deployment"]["commit"] == str(commit)
     assert done["deployment"]["os"] == "small"
     assert (boot / "vmlinuz").read_text() == "kernel"
@@ -201,7 +202,7 @@ def test_device_is_installed_to(scene: Scene, tmp_path: Path, env: dict[str, str
         assert "--wipe" in install(scene, device, env, status=1).err
         install(scene, device, env, "--wipe")
     require_clean(image)
-    assert done["boot_loader"] is None
+    assert done["boot_loader"] == ("GRUB, for BIOS" if find_grub() else None)
 
 
 def test_device_with_something_mounted_is_left_alone_even_with_wipe(

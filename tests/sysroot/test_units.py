@@ -19,6 +19,7 @@ from composer.checksum import ObjectChecksum
 from composer.errors import UsageError
 from composer.sysroot.deploying import FAILED
 from composer.sysroot.deployment import Deployment
+from composer.sysroot.grub import prepare_grub
 from composer.sysroot.sysroot import Sysroot
 from composer.sysroot.units import Choices, write_units
 from tests.commands import jigdo
@@ -85,6 +86,7 @@ class Machine:
             ("/etc/jigdo-composer/health.d", f"{self.place}/etc"),
             ("state=/var/", f"state={root}/ostree/deploy/{OS}/var/"),
             ("entries=/boot/", f"entries={root}/boot/"),
+            ("menu=/boot/", f"menu={root}/boot/"),
             ('"/sysroot$link"', f'"{root}$link"'),
         ):
             assert old in text
@@ -148,6 +150,28 @@ def test_bad_boot_goes_back_and_restarts(machine: Machine, directory: str) -> No
     entries = machine.scene.sysroot.path / "boot/loader/entries"
     last = sorted(path.name for path in entries.iterdir())[-1]
     assert machine.scene.entries()[0]["title"] in (entries / last).read_text()
+
+
+@needs_root
+def test_menu_of_a_boot_loader_follows(machine: Machine) -> None:
+    scene = machine.scene
+    shutil.rmtree(scene.sysroot.path / "boot")
+    (scene.sysroot.path / "boot").mkdir()
+    prepare_grub(scene.sysroot.path)
+    menu = scene.sysroot.path / "boot/loader/syslinux.cfg"
+    scene.sysroot = Sysroot.open(scene.sysroot.path)
+    old, new = _two(machine)
+    labels = [line for line in menu.read_text().splitlines() if line.startswith("LABEL ")]
+    assert [label.rpartition(" ")[2] for label in labels] == ["(ostree:0)", "(ostree:1)"]
+    machine.check("50-bad", "exit 1")
+    machine.boot()
+    assert machine.order() == [old.commit, new.commit]
+    first = menu.read_text().splitlines()[0]
+    assert first == labels[1].replace("LABEL", "DEFAULT")
+    # libostree's own next step writes the menu anew.
+    scene.sysroot = Sysroot.open(scene.sysroot.path)
+    scene.deploy(scene.commit("3"))
+    assert "\nDEFAULT Small 3 (ostree:0)\n" in menu.read_text()
 
 
 @needs_root
