@@ -96,18 +96,16 @@ def pull(
     from composer.client import Choices, Prefer, Repository, find_remote, open_bundle
     from composer.client import pull as pull_ref
 
-    repo = Repository.open(repository)
-    choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
     if probe and not dry_run:
         raise UsageError("--probe goes with --dry-run", hint="a pull finds out by itself")
-    version = ""
-    if bundle := parse_bundle(ref):
-        remote, wanted = open_bundle(bundle[1], find_remote(bundle[0], config_dir), repo, refs)
-    elif refs:
+    bundle = parse_bundle(ref)
+    if refs and not bundle:
         raise UsageError("--ref goes with a BUNDLE", hint="write [REMOTE:]REF")
-    else:
-        name, plain, version = parse_ref(ref)
-        remote, wanted = limited(find_remote(name, config_dir), limit_rate), [plain]
+    name, plain, version = (bundle[0], "", "") if bundle else parse_ref(ref)
+    remote = limited(find_remote(name, config_dir), limit_rate)
+    repo = Repository.open(repository)
+    choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
+    remote, wanted = open_bundle(bundle[1], remote, repo, refs) if bundle else (remote, [plain])
     if dry_run:
         for one in wanted:
             show_plan(

@@ -144,14 +144,14 @@ class Session:
             at_hand=self.cache.find,
             seed=self.seeds if self.sources.seeds else None,
             read_only=read_only,
-            offered=self.offers,
+            offered=self.offers if self.remote.bundle else None,
         )
         return Found(entry, previous, (jigdo, wanted))
 
     def offers(self, package: PackageRef, size: int) -> bool:
-        """Tell whether so much of an RPM may be fetched; unless it is in a bundle, so it seems."""
+        """Tell whether the bundle has so much of an RPM."""
         container = self.remote.mirrors(package.repository).container
-        return container is None or container.find(package.location, 0, size) is not None
+        return container is not None and container.find(package.location, 0, size) is not None
 
     def packages(
         self,

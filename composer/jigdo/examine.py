@@ -19,7 +19,7 @@ from composer.jigdo.delta.applying import MAX_MEMORY, packing_cost, usable
 from composer.jigdo.delta.table import REPACK, DeltaContent, DeltaTable
 from composer.jigdo.lost import MOST_NAMED, LostPackage, not_offered, nothing_left
 from composer.jigdo.manifest import Contents, Map
-from composer.jigdo.plan import Plan, Price, make_plan, needed_frames, package_bytes, unexplained
+from composer.jigdo.plan import Plan, Price, make_plan, needed_frames, unexplained
 from composer.jigdo.reader import CommitFrame, JigdoSet
 from composer.jigdo.seeding import Seed, SeedPlan, seek
 from composer.jigdo.tree import Ordinals, paths_of, tree_frames, walk
@@ -105,7 +105,7 @@ def examine(
     read_only: bool = False,
     at_hand: AtHand = lambda packages: (),
     seed: Seed | None = None,
-    offered: Offered = lambda package, size: True,
+    offered: Offered | None = None,
 ) -> Wanted:
     """Read what is needed to plan: commit, tree, maps.  ``check`` is called before the tree moves.
 
@@ -114,7 +114,7 @@ def examine(
     is landed, or with ``read_only`` taken as if it had.  ``at_hand`` is asked once for
     the packages whose RPMs are on this machine, and the plan takes them for nothing.  What
     ``seed`` has is not planned for.  Raises PackagesLost where frames and ``offered`` packages
-    do not have everything.
+    do not have everything; None: mirrors may have all of them.
     """
     start, dirmetas, headers, table = jigdo.read_start()
     check(start)
@@ -191,7 +191,7 @@ class _Planner:
         missing: bytearray,
         choices: Choices,
         at_hand: AtHand,
-        offered: Offered,
+        offered: Offered | None,
         *,
         look: Callable[[], bytearray],
         read: Callable[[Sequence[int]], dict[int, Map]],
@@ -204,7 +204,7 @@ class _Planner:
         self._lost: dict[ContentDigest, LostPackage] = {}
         self._useless: set[DeltaContent] = set()
         self._here = _at_hand(jigdo, missing, maps, at_hand)
-        self._refused = self._not_offered(offered)
+        self._offered = offered
 
     def can_make(self, content: DeltaContent) -> bool:
         """Tell whether this client can make a content of the table."""
@@ -217,7 +217,7 @@ class _Planner:
 
     def first(self) -> Plan:
         """Plan as the user prefers; raises PackagesLost when what is offered lacks something."""
-        if self._refused and (left := self._left(self._table)):
+        if self._offered and (left := self._left(self._table)):
             raise not_offered(self._name(left), len(left))
         plan = self.plan(self._choices.prefer)
         assert plan is not None
@@ -226,7 +226,7 @@ class _Planner:
     def plan(self, prefer: Prefer | None) -> Plan | None:
         """Plan by a preference, or without deltas; None where that does not give everything."""
         table = self._table if prefer else None
-        if (self._lost or self._refused) and self._left(table):
+        if (self._lost or self._offered) and self._left(table):
             return None
         price = _price(table, prefer) if table and prefer else lambda content: 0
         known = (self._jigdo.head, self._jigdo.index, self._missing, self._kept(), self._contents)
@@ -260,21 +260,18 @@ class _Planner:
 
     def _kept(self) -> dict[int, Map]:
         return {
-            n: mapping
+            n: self._part_on_offer(n, mapping)
             for n, mapping in self._maps.items()
-            if n not in self._refused and not self._is_lost(n)
+            if not self._is_lost(n)
         }
 
-    def _not_offered(self, offered: Offered) -> set[int]:
-        """The numbers of packages of which not enough can be fetched for all they have to give."""
-        head = self._jigdo.head
-        return {
-            n
-            for n, mapping in self._maps.items()
-            if n not in self._here
-            and any(self._missing[ordinal] for ordinal in mapping.ordinals)
-            and not offered(head.packages[n].ref, package_bytes(head, n, mapping, self._missing))
-        }
+    def _part_on_offer(self, number: int, mapping: Map) -> Map:
+        """As many entries of a map as can be fetched, counted from the first."""
+        ref = self._jigdo.head.packages[number].ref
+        if self._offered is None or number in self._here or self._offered(ref, ref.size):
+            return mapping
+        sizes = [one for one in mapping.beginnings if self._offered(ref, one.size)]
+        return mapping.first(sizes[-1].entries if sizes else 0)
 
     def _left(self, table: DeltaTable | None) -> list[int]:
         kept = self._kept().values()

@@ -11,7 +11,7 @@ import re
 import stat
 from array import array
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -271,6 +271,16 @@ class Map:
     def beginning(self, entries: int) -> Beginning | None:
         """Return the shortest beginning that has so many entries; None: it takes the whole."""
         return next((one for one in self.beginnings if one.entries >= entries), None)
+
+    def first(self, entries: int) -> Map:
+        """The same with so many entries, the first ones."""
+        return replace(
+            self,
+            files=self.files[:entries],
+            ordinals=self.ordinals[:entries],
+            headers=self.headers[:entries],
+            sizes=self.sizes[:entries],
+        )
 
 
 def make_map(

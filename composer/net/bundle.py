@@ -12,7 +12,7 @@ import os
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Self
@@ -65,6 +65,7 @@ class Bundle:
     refs: tuple[BundledRef, ...]
     files: tuple[BundledFile, ...]
     start: int
+    _parts: dict[str, Bundled] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -94,7 +95,9 @@ class Bundle:
 
     def of(self, repository: str) -> Bundled:
         """Return the files of a repository."""
-        return Bundled(self, repository)
+        if repository not in self._parts:
+            self._parts[repository] = Bundled(self, repository)
+        return self._parts[repository]
 
 
 def is_bundle(path: Path) -> bool:

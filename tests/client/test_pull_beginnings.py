@@ -10,11 +10,12 @@ import pytest
 
 from composer.jigdo.manifest import Map
 from composer.jigdo.tree import Ordinals, walk
+from composer.net.bundle import Bundle, BundledFile, dump_index, dump_start
 from composer.ostree.repo import Repository
 from composer.rpm.beginnings import Beginning
 from composer.rpm.package import PackageRef
 from tests.client.published import BASE, Published, fsck
-from tests.client.pulling import Client, rpm_requests, run_here
+from tests.client.pulling import Client, check_message, rpm_requests, run_here
 from tests.commands import ostree
 from tests.net.lying_mirror import LyingMirror
 
@@ -150,3 +151,42 @@ def test_a_beginning_that_does_not_suffice_is_continued_to_the_whole(
 def test_a_server_without_ranges_serves(mirror: LyingMirror, here: Client, first: Lacking) -> None:
     mirror.ignore_ranges()
     _pull(here, first)
+
+
+def _bundle(client: Client, place: Path, mirror: LyingMirror, lacking: Lacking) -> Path:
+    """A bundle of everything, but of the package only its shortest beginning."""
+    client.add_remote(mirror.url)
+    words = ["bundle", BASE, "-o", place / "all", "--config-dir", client.config]
+    assert run_here(*words).status == 0
+    opened, data = Bundle.open(place / "all"), (place / "all").read_bytes()
+    files, pieces, at = [], [], opened.start
+    for file in opened.files:
+        length = sum(size for _, size in file.pieces)
+        kept = length
+        if file.location == lacking.ref.location:
+            kept = lacking.beginnings[0].size
+            file = BundledFile(file.repository, file.location, ((0, kept),))
+        files.append(file)
+        pieces.append(data[at : at + kept])
+        at += length
+    index = dump_index(opened.refs, files)
+    (place / "part").write_bytes(dump_start(index) + index + b"".join(pieces))
+    return place / "part"
+
+
+def test_a_bundle_with_a_beginning_serves_as_far_as_it_goes(
+    mirror: LyingMirror, client: Client, first: Lacking, last: Lacking, tmp_path: Path
+) -> None:
+    part = _bundle(client, tmp_path, mirror, first)
+    asked = len(mirror.log)
+    words = ["pull", part, "--repo", client.repo, "--disable-fsync", "--json"]
+    words += ["--config-dir", client.config, "--seed"]
+    refused = run_here(*words, last.tree)
+    assert refused.status == 1
+    check_message(refused.err, "are not there", "in the bundle")
+    done = run_here(*words, first.tree)
+    assert done.status == 0, done.err
+    assert done.document["moved"]["rpm"]["bytes"] == first.beginnings[0].size
+    assert client.head(BASE) == client.published.commit(BASE, 2)
+    assert len(mirror.log) == asked
+    fsck(client.repo)
