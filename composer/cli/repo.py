@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from composer.cli.config import wait_option
 from composer.cli.console import Console, json_option
+
+if TYPE_CHECKING:
+    from composer.ostree.locking import Wait
 
 
 @click.group("repo")
@@ -27,6 +32,7 @@ def repo() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="group file that says which gid a group is.",
 )
+@wait_option
 @json_option
 @click.pass_obj
 def import_(
@@ -35,6 +41,7 @@ def import_(
     repository: Path,
     passwd: Path | None,
     group: Path | None,
+    wait: Wait | None,
     as_json: bool,
 ) -> None:
     """Import RPM files, or all below directories, as objects of a repository.
@@ -48,7 +55,8 @@ def import_(
 
     accounts = AccountTable.read(passwd, group)
     with console.progress(as_json=as_json) as report:
-        done = import_rpms(find_rpms(list(rpms)), Repository.open(repository), accounts, report)
+        paths, place = find_rpms(list(rpms)), Repository.open(repository)
+        done = import_rpms(paths, place, accounts, report, wait=wait)
     for package in done:
         for path in package.left_out:
             console.warn(f"{package.nevra}: {path}: left out, OSTree cannot hold it")
