@@ -223,3 +223,17 @@ def test_what_another_kind_of_pull_left_is_not_in_the_way(
     updatable.add_remote(mirror.url)
     updatable.completes()
     assert [one.range for one in mirror.requests(location)] == [""]
+
+
+def test_commit_that_was_marked_incomplete_is_completed_and_the_mark_goes(
+    published: Published, mirror: LyingMirror, updatable: Client
+) -> None:
+    """As `ostree fsck --delete` marks one that it took something from."""
+    updatable.add_remote(mirror.url)
+    updatable.completes()
+    commit = published.commit(MINIMAL, 2)
+    (updatable.repo / "state" / f"{commit}.commitpartial").touch()
+    max(updatable.repo.glob("objects/??/*.file"), key=lambda path: path.lstat().st_mtime).unlink()
+    assert updatable.completes()["updated"]
+    assert not list(updatable.repo.glob("state/*"))
+    assert not updatable.completes()["updated"]
