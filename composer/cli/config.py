@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from composer.cli.text import plain
 from composer.errors import UsageError
 
 if TYPE_CHECKING:
     from composer.cli.console import Console
     from composer.mirror.keys import KeyDirectory
     from composer.mirror.making import MadeSet
+    from composer.ostree.locking import Holder
 
 
 def _default_cachedir() -> Path:
@@ -58,6 +60,25 @@ _WAIVER_OPTIONS = (
         help="Accept signed statements whose time is over, for a machine without a clock.",
     ),
 )
+
+
+def wait_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the option that waits for a repository; the command gets ``wait``, which says so."""
+
+    @wraps(command)
+    def with_wait(*args: object, wait: bool, **others: object) -> None:
+        def tell(holder: Holder) -> None:
+            console: Console = click.get_current_context().obj
+            console.say(plain(f"waiting for {holder}"))
+
+        command(*args, wait=tell if wait else None, **others)
+
+    option = click.option(
+        "--wait",
+        is_flag=True,
+        help="Wait for another process that is at work in the repository; without it: status 75.",
+    )
+    return option(with_wait)
 
 
 def delta_options(command: Callable[..., None]) -> Callable[..., None]:

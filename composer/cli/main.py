@@ -31,7 +31,7 @@ _COMMANDS = {
     "plan": ("plan", "plan", "What a pull would move, use and write; why it is so."),
     "pull": ("pull", "pull", "Reassemble a commit from its jigdo set and RPM mirrors."),
     "remote": ("remote", "remote", "Where sets come from, and whom to trust: add, list, remove."),
-    "repo": ("repo", "repo", "Local repositories: import RPMs."),
+    "repo": ("repo", "repo", "Local repositories: import RPMs, fsck and repair, prune."),
     "rollback": ("deploy", "rollback", "Make the previous deployment what boots next."),
     "set": ("jigdo_set", "jigdo_set", "Jigdo sets: build, inspect, verify."),
     "status": ("status", "status", "What is deployed, and what the next boot changes."),
@@ -63,8 +63,8 @@ class _LazyGroup(click.Group):
 @click.command(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 done, 1 error, 2 usage, 3 verification failed, 4 no space, "
-    "77 nothing new, 130 interrupted.  Shell completion: see docs/commands.md.",
+    epilog="Exit status: 0 done, 1 error, 2 usage, 3 verification failed, 4 no space, 5 damaged, "
+    "75 busy, 77 nothing new, 130 interrupted.  Shell completion: see docs/commands.md.",
 )
 @click.version_option(__version__, prog_name="jigdo-composer")
 @click.option("-v", "--verbose", is_flag=True, help="Say more; tracebacks with errors.")

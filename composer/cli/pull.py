@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from composer.cli.changes import advisory_lines, change_lines
-from composer.cli.config import config_dir_option, parse_bundle, parse_ref, waiver_options
+from composer.cli.config import (
+    config_dir_option,
+    parse_bundle,
+    parse_ref,
+    wait_option,
+    waiver_options,
+)
 from composer.cli.console import Console, json_option
 from composer.cli.events import lost_rows, replaced_rows, transfers_document
 from composer.cli.network import (
@@ -37,6 +43,7 @@ from composer.errors import UsageError
 
 if TYPE_CHECKING:
     from composer.client import Event, PullPlan, PullResult, Replanned, Sources, Waivers
+    from composer.ostree.locking import Wait
 
 # So many of each kind of change are shown before the question; `plan` shows all.
 _MOST = 20
@@ -64,6 +71,7 @@ _MOST = 20
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before anything large moves.")
 @waiver_options
 @limit_rate_option
+@wait_option
 @config_dir_option
 @json_option
 @click.pass_obj
@@ -82,6 +90,7 @@ def pull(
     yes: bool,
     waivers: Waivers,
     limit_rate: str | None,
+    wait: Wait | None,
     config_dir: Path | None,
     as_json: bool,
 ) -> None:
@@ -148,6 +157,7 @@ def pull(
                 approve=approve,
                 report=report,
                 workers=workers,
+                wait=wait,
             )
             for one in wanted
         ]

@@ -17,6 +17,7 @@ from typing import Any
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ComposerError
 from composer.jigdo.importing import Target, Targets, write_payload
+from composer.ostree.locking import Wait, changing
 from composer.ostree.objects import Header
 from composer.ostree.repo import ContentWriter, Repository
 from composer.ostree.writing import TreeBuilder
@@ -58,17 +59,24 @@ def _quoted(text: str) -> str:
 
 
 def import_rpms(
-    paths: Sequence[Path], repo: Repository, accounts: AccountTable, report: Report = silent
+    paths: Sequence[Path],
+    repo: Repository,
+    accounts: AccountTable,
+    report: Report = silent,
+    *,
+    wait: Wait | None = None,
 ) -> list[Imported]:
     """Import RPM files one after the other; each lands whole or not at all.
 
-    Raises PackageRefused for an RPM that rpm itself would refuse, and ComposerError
-    for an owner that ``accounts`` does not know.
+    Raises PackageRefused for an RPM that rpm itself would refuse, ComposerError
+    for an owner that ``accounts`` does not know, and Busy (unless there is ``wait``) while
+    another process changes ``repo``.
     """
     done = []
-    for number, path in enumerate(paths, 1):
-        done.append(_import(path, repo, accounts))
-        report(Step("import", number, len(paths), "packages", path.name))
+    with changing(repo, wait):
+        for number, path in enumerate(paths, 1):
+            done.append(_import(path, repo, accounts))
+            report(Step("import", number, len(paths), "packages", path.name))
     return done
 
 

@@ -41,6 +41,7 @@ from composer.net.network import Network
 from composer.net.standing import WrongBytes
 from composer.net.traffic import AGAIN
 from composer.net.traffic import Moved as MovedBy
+from composer.ostree.locking import Wait, changing
 from composer.ostree.repo import Repository
 from composer.system.files import remove_tree
 from composer.system.heap import hold_less
@@ -91,6 +92,7 @@ def pull(
     report: Listener = unheard,
     cancel: threading.Event | None = None,
     workers: int = 2,
+    wait: Wait | None = None,
 ) -> PullResult:
     """Bring ``ref`` of ``repo`` to the newest version that ``remote`` has, or to ``version``.
 
@@ -106,12 +108,17 @@ def pull(
     Raises NotFound when the remote has no such ref, PackagesLost when it lacks a package
     and nothing else has what it has, VerificationFailed (with kin) for anything that is
     not what it must be, NoSpace before the first large byte moves, Declined where ``approve``
-    says no, and Cancelled.  The ref is then the old one and the repository whole.
+    says no, Cancelled, and Busy (unless there is ``wait``) while another process changes
+    ``repo``.  The ref is then the old one and the repository whole.
     """
     hold_less()
     packers = Packers(workers)
     meter = Meter(report, cancel=cancel)
-    with packers, session(remote, sources=sources, waivers=waivers, report=meter) as asked:
+    with (
+        changing(repo, wait),
+        packers,
+        session(remote, sources=sources, waivers=waivers, report=meter) as asked,
+    ):
         found = asked.look(ref, repo, version=version, choices=choices)
         if found.set is None:
             return _result(found, asked.network)

@@ -43,7 +43,7 @@ class Descriptions:
     def read(self, commit: ObjectChecksum) -> bytes | None:
         """Return a description, or None when it is not here or not readable."""
         try:
-            packed = self._path(commit).read_bytes()
+            packed = self.path(commit).read_bytes()
             return zstandard.ZstdDecompressor().decompress(packed, max_output_size=MAX_DESCRIPTION)
         except (OSError, zstandard.ZstdError):
             return None
@@ -51,12 +51,13 @@ class Descriptions:
     def keep(self, commit: ObjectChecksum, data: bytes) -> None:
         """Keep a description."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        write_bytes(self._path(commit), zstandard.ZstdCompressor(level=3).compress(data))
+        write_bytes(self.path(commit), zstandard.ZstdCompressor(level=3).compress(data))
 
     def keep_only(self, commits: Iterable[ObjectChecksum]) -> None:
         """Remove the descriptions of all other commits."""
         for other in set(self.commits()) - set(commits):
-            self._path(other).unlink(missing_ok=True)
+            self.path(other).unlink(missing_ok=True)
 
-    def _path(self, commit: ObjectChecksum) -> Path:
+    def path(self, commit: ObjectChecksum) -> Path:
+        """Return where a commit's description is, if it is here."""
         return self._directory / f"{commit}{_SUFFIX}"

@@ -106,14 +106,21 @@ def check_space(repo: Repository, plan: Plan, *, staging_bytes: int = 0) -> None
     """Raise NoSpace when the repository's file system cannot take what the plan writes."""
     if not plan.object_bytes and not staging_bytes:
         return
-    status = os.statvfs(repo.path)
-    free = status.f_bavail * status.f_frsize
-    need = plan.disk_bytes + staging_bytes + max(_RESERVE, repo.reserved_bytes())
-    if need > free:
-        raise NoSpace(
-            f"{repo.path}: {need} bytes are needed, {free} are free",
-            hint="free some space there and run the same command again",
-        )
+    objects, staging = repo.path / "objects", repo.path / "tmp"
+    needs = {objects: plan.disk_bytes + max(_RESERVE, repo.reserved_bytes())}
+    # libostree lets tmp be a link to somewhere else.
+    apart = staging.is_dir() and os.stat(staging).st_dev != os.stat(objects).st_dev
+    place = staging if apart else objects
+    needs[place] = needs.get(place, 0) + staging_bytes
+    for path, need in needs.items():
+        status = os.statvfs(path)
+        free = status.f_bavail * status.f_frsize
+        if need > free:
+            raise NoSpace(
+                f"{path}: {need} bytes are needed, {free} are free",
+                hint="free some space there (`repo prune` removes old versions) and run the same "
+                "command again",
+            )
 
 
 def reassemble(
@@ -159,6 +166,8 @@ def reassemble(
         _write_commit(repo, jigdo.head.commit, wanted.start)
         if ref:
             repo.set_ref(ref, jigdo.head.commit)
+    if repo.is_partial(jigdo.head.commit):  # another program, or a repair, had marked it
+        repo.mark_whole(jigdo.head.commit)
     return tuple(plans)
 
 

@@ -153,6 +153,11 @@ class Repository:
         """Tell whether libostree marks ``commit`` as not completely fetched."""
         return (self.path / "state" / f"{commit}.commitpartial").exists()
 
+    def mark_whole(self, commit: ObjectChecksum) -> None:
+        """Say that nothing of ``commit`` is missing any more."""
+        with _errors(f"{self.path}: commit {commit}"):
+            self._repo.mark_commit_partial(str(commit), False)
+
     def content(self, checksum: ObjectChecksum) -> tuple[Header, int, Iterator[bytes]]:
         """Load a content object as its header, size and bytes in pieces."""
         from gi.repository import Gio

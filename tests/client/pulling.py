@@ -65,10 +65,10 @@ class Client:
         """The command that pulls."""
         return ["pull", f"{REMOTE}:{ref}", "--repo", str(self.repo), "--disable-fsync", "--json"]
 
-    def start(self, ref: str = MINIMAL) -> subprocess.Popen[str]:
+    def start(self, *options: str, ref: str = MINIMAL) -> subprocess.Popen[str]:
         """Begin to pull, in a process of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", "composer", *self.words(ref)],
+            [sys.executable, "-m", "composer", *self.words(ref), *options],
             env={**os.environ, **self.env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -80,7 +80,7 @@ class Client:
         """Pull to the end, in this process or in one of its own."""
         if not own_process:
             return run_here(*self.words(ref), "--config-dir", self.config)
-        process = self.start(ref)
+        process = self.start(ref=ref)
         out, err = process.communicate(timeout=120)
         return Done(process.returncode, out, err)
 

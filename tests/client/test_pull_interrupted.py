@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.published import MINIMAL, Published, staged_objects
+from tests.client.published import MINIMAL, Published, fsck, staged_objects
 from tests.client.pulling import Client, await_true, rpm_requests
 from tests.net.lying_mirror import LyingMirror, Request
 
@@ -183,13 +184,26 @@ def test_many_interruptions_in_a_row_still_end_in_the_very_commit(
     assert not arrived & {one.path for one in rpm_requests(mirror.log[seen:])}
 
 
-def test_two_pulls_at_once_do_not_spoil_each_other(mirror: LyingMirror, updatable: Client) -> None:
+def test_second_pull_is_told_of_the_first(mirror: LyingMirror, updatable: Client) -> None:
+    mirror.stall(10, "repodata/repomd.xml")
     updatable.add_remote(mirror.url)
-    processes = [updatable.start() for _ in range(2)]
-    ends = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
-    assert all("Traceback" not in err for err, _ in ends), ends
-    assert {status for _, status in ends} <= {0, 1}
+    first = updatable.start()
+    await_true(lambda: mirror.requests("repodata/repomd.xml"))
+    words = f"process {first.pid}, since", f"pull demo:{MINIMAL} --repo {updatable.repo}"
+    updatable.refused("another process is at work in it", *words, status=75, own_process=True)
+    first.kill()
+    first.communicate()
+    mirror.honest()
     updatable.completes()
+
+
+def test_pulls_at_once_that_wait_are_one_pull(mirror: LyingMirror, updatable: Client) -> None:
+    updatable.add_remote(mirror.url)
+    processes = [updatable.start("--wait") for _ in range(3)]
+    ends = [(process.communicate(timeout=60)[0], process.returncode) for process in processes]
+    assert [status for _, status in ends] == [0, 0, 0]
+    assert sorted(json.loads(out)["updated"] for out, _ in ends) == [False, False, True]
+    fsck(updatable.repo)
 
 
 def test_what_another_kind_of_pull_left_is_not_in_the_way(
@@ -209,3 +223,17 @@ def test_what_another_kind_of_pull_left_is_not_in_the_way(
     updatable.add_remote(mirror.url)
     updatable.completes()
     assert [one.range for one in mirror.requests(location)] == [""]
+
+
+def test_commit_that_was_marked_incomplete_is_completed_and_the_mark_goes(
+    published: Published, mirror: LyingMirror, updatable: Client
+) -> None:
+    """As `ostree fsck --delete` marks one that it took something from."""
+    updatable.add_remote(mirror.url)
+    updatable.completes()
+    commit = published.commit(MINIMAL, 2)
+    (updatable.repo / "state" / f"{commit}.commitpartial").touch()
+    max(updatable.repo.glob("objects/??/*.file"), key=lambda path: path.lstat().st_mtime).unlink()
+    assert updatable.completes()["updated"]
+    assert not list(updatable.repo.glob("state/*"))
+    assert not updatable.completes()["updated"]
