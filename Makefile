@@ -56,6 +56,9 @@ boot-proof: setup-test ## install from a mirror, boot, update, roll back, in qem
 	@test -d "$(CORPUS)/v2" || { echo "no corpus: .ci/run makes one, or CORPUS=DIR" >&2; exit 2; }
 	$(PYTHON) -m tests.boot.proof --corpus "$(CORPUS)" --out $(BOOT_OUT)
 
+crash-proof: setup-test ## SIGKILL at system calls of pull, prune and repair, all of them (long)
+	JIGDO_CRASH_ALL=1 $(PYTHON) -m pytest -q -rP -n $(JOBS) tests/crash $(PYTEST_ARGS)
+
 bench: setup-test ## the benchmarks, on the whole corpus (long)
 	$(PYTHON) -m tests.bench.run $(BENCH_ARGS)
 
