@@ -14,7 +14,7 @@ BYTES_ARGS = $(if $(CASE),--case $(CASE)) $(if $(QUICK),--quick) $(if $(DOCS),--
     $(if $(WORK),--work "$(WORK)") $(if $(BACKGROUND),--background) $(BENCH_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-bench demo check format test fuzz attack-proof boot-proof bench \
+.PHONY: help setup setup-test setup-bench demo check format test fuzz attack-proof crash-proof boot-proof bench \
     bench-compose bench-bytes bench-line bench-crowd lock clean
 
 help: ## list the targets
