@@ -14,7 +14,7 @@ BYTES_ARGS = $(if $(CASE),--case $(CASE)) $(if $(QUICK),--quick) $(if $(DOCS),--
     $(if $(WORK),--work "$(WORK)") $(if $(BACKGROUND),--background) $(BENCH_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test setup-bench demo check format test fuzz attack-proof boot-proof bench \
+.PHONY: help setup setup-test setup-bench demo check format test fuzz attack-proof crash-proof boot-proof bench \
     bench-compose bench-bytes bench-line bench-crowd lock clean
 
 help: ## list the targets
@@ -55,6 +55,9 @@ attack-proof: setup-test ## every attack of the catalogue on a client, printed a
 boot-proof: setup-test ## install from a mirror, boot, update, roll back, in qemu ([CORPUS=DIR]; ~10 min; root)
 	@test -d "$(CORPUS)/v2" || { echo "no corpus: .ci/run makes one, or CORPUS=DIR" >&2; exit 2; }
 	$(PYTHON) -m tests.boot.proof --corpus "$(CORPUS)" --out $(BOOT_OUT)
+
+crash-proof: setup-test ## SIGKILL at system calls of pull, prune and repair, all of them (long)
+	JIGDO_CRASH_ALL=1 $(PYTHON) -m pytest -q -rP -n $(JOBS) tests/crash $(PYTEST_ARGS)
 
 bench: setup-test ## the benchmarks, on the whole corpus (long)
 	$(PYTHON) -m tests.bench.run $(BENCH_ARGS)
