@@ -51,8 +51,10 @@ def prove(scene: Scene) -> None:
 
     third = scene.compose("gen3.yaml", "v2")
     scene.update(machine, SYSTEM)
-    boot = booted(machine, "5-bad", "generation 3, whose health check fails")
-    require(boot, third, version="3", health="failed")
+    boot = booted(machine, "5-bad", "generation 3, whose health check fails", restarts=True)
+    for words in (f"failed in {third}", f"going back to {second}"):
+        if words not in boot.console:
+            raise AssertionError(f"the console lacks: {words}")
     grub = find_grub() is not None
     by = "by GRUB, from the disk" if grub else "no GRUB here"
     boot = booted(machine, "6-back", f"generation 2, to which it went back ({by})", bios=grub)
@@ -65,9 +67,11 @@ def prove(scene: Scene) -> None:
     require(boot, bare, version="1", health="active")
 
 
-def booted(machine: Machine, name: str, what: str, *, bios: bool = False) -> Boot:
+def booted(
+    machine: Machine, name: str, what: str, *, bios: bool = False, restarts: bool = False
+) -> Boot:
     """Boot, and say how long it took."""
-    boot = machine.boot(name, bios=bios)
+    boot = machine.boot(name, bios=bios, restarts=restarts)
     print(f"{boot.seconds:6.1f} s  {what}", flush=True)
     return boot
 
