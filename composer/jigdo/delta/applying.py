@@ -136,7 +136,7 @@ class DeltaImporter:
             except NoSpace:
                 raise
             except ComposerError as error:
-                failed[number] = error
+                failed[number] = _without_frames(error)
 
         with ThreadPoolExecutor(self._workers) as pool:
             for number, patches in self._with_patches(numbers, frames):
@@ -219,6 +219,15 @@ class DeltaImporter:
             yield from codecs.apply(
                 piece.codec, source, patch, size=piece.target, max_memory=self._max_memory
             )
+
+
+def _without_frames(error: ComposerError) -> ComposerError:
+    """Let go of what an error's traceback holds, patches among it: thousands may have failed."""
+    one: BaseException | None = error
+    while one is not None:
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+    return error
 
 
 def _exactly(pieces: Iterator[bytes], content: DeltaContent) -> Iterator[bytes]:
