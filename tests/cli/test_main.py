@@ -174,6 +174,7 @@ def test_pull_reports_as_json(published: Published, tmp_path: Path, remote: dict
         "lost",
         "replaced",
         "mirrors",
+        "packing",
         "wrong",
     }
     assert document["lost"] == document["replaced"] == document["wrong"] == []
