@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -19,6 +20,9 @@ from composer.jigdo.descriptions import Descriptions
 from composer.jigdo.pointer import PointerEntry, UpdatePlace
 from composer.jigdo.reader import JigdoSet
 from composer.net.fetch import Fetcher
+
+# So much is fetched at once, where it is in several places.
+_SMALL = 1 << 20
 
 Heard = Callable[[str, int, float], object]
 """Told of each range that came: its kind ("set", "new", "delta"), bytes, seconds it took."""
@@ -128,35 +132,60 @@ class _RemoteRanges(RangeReader):
         return container is None or bool(container.find(self._entry.location, place, length))
 
     def read_each(self, ranges: Sequence[tuple[int, int, Check]]) -> Iterator[None]:
-        """Read each; the next one is on its way while one is worked on."""
-
-        def seconds_of(first: int, length: int, check: Check) -> float:
-            return self._fetch(first, length, check)[1]
-
+        """Read each; the next ones are on their way while one is worked on."""
+        batches = deque(self._batches(ranges))
         with ThreadPoolExecutor(1, "ahead") as pool:
-            coming: list[Future[float]] = []
+            coming: deque[Future[float]] = deque()
+            if batches:
+                coming.append(pool.submit(self._fetch_all, batches[0]))
             try:
-                for number, (first, length, _) in enumerate(ranges):
-                    if not coming:
-                        coming.append(pool.submit(seconds_of, *ranges[number]))
-                    seconds = coming.pop().result()
-                    if number + 1 < len(ranges):
-                        coming.append(pool.submit(seconds_of, *ranges[number + 1]))
-                    self._heard(self._kind(first), length, seconds)
-                    yield
+                while batches:
+                    seconds, batch = coming.popleft().result(), batches.popleft()
+                    if batches:
+                        coming.append(pool.submit(self._fetch_all, batches[0]))
+                    size = sum(length for _, length, _ in batch)
+                    self._heard(self._kind(batch[0][0]), size, seconds)
+                    yield from (None for _ in batch)
             finally:
                 if coming:
                     self._fetcher.give_up(coming.pop())
 
+    def _batches(
+        self, ranges: Sequence[tuple[int, int, Check]]
+    ) -> Iterator[list[tuple[int, int, Check]]]:
+        """Group small ranges that are fetched at once: each alone would wait for a round trip."""
+        batch: list[tuple[int, int, Check]] = []
+        for one in ranges:
+            size = one[1] + sum(length for _, length, _ in batch)
+            full = len(batch) >= self._fetcher.network.limits.parallel or size > _SMALL
+            if batch and (full or self._kind(one[0]) != self._kind(batch[0][0])):
+                yield batch
+                batch = []
+            batch.append(one)
+        if batch:
+            yield batch
+
     def _fetch(self, first: int, length: int, check: Check) -> tuple[bytes, float]:
-        place, kind = self._require(first, length), self._kind(first)
-        location = self._entry.location
+        found: list[bytes] = []
+        seconds = self._fetch_all([(first, length, check)], found.append)
+        return found[0], seconds
+
+    def _fetch_all(
+        self,
+        batch: Sequence[tuple[int, int, Check]],
+        keep: Callable[[bytes], object] = lambda data: None,
+    ) -> float:
+        """Fetch ranges of one kind at once; returns the seconds that it took."""
+        places = [(self._require(first, length), length) for first, length, _ in batch]
+        checks = [check for *_, check in batch]
         with self._one_at_a_time:
             began = time.monotonic()
-            data = self._fetcher.fetch_range(
-                location, first=place, length=length, kind=kind, check=check
+            arriving = self._fetcher.fetch_ranges(
+                self._entry.location, places, kind=self._kind(batch[0][0]), checks=checks
             )
-            return data, time.monotonic() - began
+            for data in arriving:
+                keep(data)
+            return time.monotonic() - began
 
     def _kind(self, first: int) -> str:
         return "new" if first in self._content else "delta" if first in self._deltas else "set"
