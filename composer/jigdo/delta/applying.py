@@ -223,10 +223,14 @@ class DeltaImporter:
 
 def _without_frames(error: ComposerError) -> ComposerError:
     """Let go of what an error's traceback holds, patches among it: thousands may have failed."""
-    one: BaseException | None = error
-    while one is not None:
-        one.__traceback__ = None
-        one = one.__cause__ or one.__context__
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:  # an error can be its own cause
+            seen.add(id(one))
+            one.__traceback__ = None
+            left += one.__cause__, one.__context__
     return error
 
 
