@@ -8,6 +8,7 @@ people are to be members of.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Collection
 
 from composer.compose.tree import Tree
@@ -18,6 +19,7 @@ _LIBRARIES = (
     ("usr/lib", "*-linux-gnu*/libnss_altfiles.so.2"),
 )
 _NSSWITCH = "usr/etc/nsswitch.conf"
+_SECRET = ("shadow", "gshadow")
 # What shadow-utils leaves behind: locks and the files as they were before.
 _LEFT = (".pwd.lock", "passwd-", "group-", "shadow-", "gshadow-", "subuid-", "subgid-")
 
@@ -86,10 +88,15 @@ def with_altfiles(text: str) -> str:
 def settle_shadow(tree: Tree) -> None:
     """Remove what depends on the day from shadow, and what shadow-utils left behind.
 
-    The day of the last change is kept where there is a password.
+    The day of the last change is kept where there is a password.  Whatever packages and
+    scriptlets did, nobody but root and the files' group may read them (CVE-2024-2905).
     """
     for name in _LEFT:
         tree.remove(f"usr/etc/{name}")
+    for name in _SECRET:
+        if tree.is_file(f"usr/etc/{name}"):
+            path = tree.path(f"usr/etc/{name}", follow=True)
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & 0o640)
     text = tree.read("usr/etc/shadow")
     if text is None:
         return

@@ -31,6 +31,7 @@ FILEDEVICES, FILEINODES, FILELANGS = 1095, 1096, 1097
 DIRINDEXES, BASENAMES, DIRNAMES = 1116, 1117, 1118
 PAYLOADFORMAT, PAYLOADCOMPRESSOR, PAYLOADFLAGS = 1124, 1125, 1126
 FILECAPS, FILEDIGESTALGO = 5010, 5011
+PAYLOADDIGEST, PAYLOADDIGESTALGO = 5092, 5093
 MD5, SHA256 = 1, 8
 GHOST = 1 << 6
 
@@ -72,15 +73,19 @@ def rpm_bytes(
     tags: Mapping[int, Tag | None] | None = None,
     payload: bytes | None = None,
     header_digest: bool = True,
+    payload_digest: bool = False,
 ) -> bytes:
     """Return an RPM of ``files``; ``tags`` replaces tags of the header, or with None drops them.
 
-    ``payload`` replaces the uncompressed payload.
+    ``payload`` replaces the uncompressed payload; with ``payload_digest`` rpm believes it.
     """
-    numbered = [replace(f, inode=f.inode or 1000 + i) for i, f in enumerate(files)]
-    table = _header_tags(numbered, name, version, algorithm, compressor) | dict(tags or {})
+    packed = _compress(compressor, cpio(_numbered(files)) if payload is None else payload)
+    table = _header_tags(_numbered(files), name, version, algorithm, compressor)
+    if payload_digest:
+        table[PAYLOADDIGEST] = (ARRAY, [hashlib.sha256(packed).hexdigest().encode()])
+        table[PAYLOADDIGESTALGO] = (INT32, [SHA256])
+    table |= dict(tags or {})
     header = _header(63, {number: tag for number, tag in table.items() if tag is not None})
-    packed = _compress(compressor, cpio(numbered) if payload is None else payload)
     digest = hashlib.sha256(header).hexdigest().encode()
     signature: dict[int, Tag] = {1000: (INT32, [(len(header) + len(packed)) & 0xFFFFFFFF])}
     if header_digest:
@@ -89,6 +94,10 @@ def rpm_bytes(
     signed += bytes(-len(signed) % 8)
     lead = struct.pack(">4sBBHH66sHH16s", b"\xed\xab\xee\xdb", 3, 0, 0, 1, b"crafted", 1, 5, b"")
     return lead + signed + header + packed
+
+
+def _numbered(files: Sequence[RpmFile]) -> list[RpmFile]:
+    return [replace(f, inode=f.inode or 1000 + i) for i, f in enumerate(files)]
 
 
 def _header_tags(
