@@ -182,7 +182,6 @@ class Side:
         point(repo, version.ref, newest or version.commit)
         if newest:
             options = ["--commit", version.commit, *options]
-        before = set(self.mirror.glob("jigdo/*.rpm"))
         words = [
             "set",
             "build",
@@ -194,9 +193,8 @@ class Side:
             version.packages,
         ]
         words += ["--output", self.mirror, "--cachedir", self.cache, *options]
-        run, _ = measure_json(self.place, *words, seconds=self.seconds)
-        made = set(self.mirror.glob("jigdo/*.rpm")) - before
-        return run, sum(path.stat().st_size for path in made)
+        run, built = measure_json(self.place, *words, seconds=self.seconds)
+        return run, int(built["rpm_bytes"])
 
     def pull(self, ref: str, options: Sequence[str] = ()) -> tuple[Measured, dict[str, Any]]:
         """Pull the newest commit; returns the cost, and what the program says it moved."""
