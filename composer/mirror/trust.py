@@ -80,9 +80,9 @@ def is_signed(repository: Path) -> bool:
 
 def stated_locations(repository: Path) -> set[str]:
     """Return the locations of the sets that the published statements name."""
-    ledger = open_ledger(repository)
     if not is_signed(repository):
         return set()
+    ledger = open_ledger(repository)
     roles = ledger.targets.delegations
     found = (ledger.newest(name) for name in (roles.roles if roles else None) or ())
     return {location for one in found if one is not None for location in one.signed.targets}

@@ -46,7 +46,7 @@ def test_cve_2020_14352_compose_writes_nothing_outside_its_cache(
 ) -> None:
     """librepo reads this one; the metadata that it is led to exists, with the right checksum.
 
-    librepo 1.15 ends the process by an assertion at ``../``, others give an error.
+    librepo 1.14.5 ends the process by an assertion at ``../``; an error would do as well.
     """
     place = tmp_path / "a" / "b" / "base"
     place.mkdir(parents=True)
