@@ -140,7 +140,10 @@ class _RemoteRanges(RangeReader):
                 coming.append(pool.submit(self._fetch_all, batches[0]))
             try:
                 while batches:
-                    seconds, batch = coming.popleft().result(), batches.popleft()
+                    # It stays in the queue until it has ended: an interrupt has to find it there.
+                    seconds = coming[0].result()
+                    batch = batches.popleft()
+                    coming.popleft()
                     if batches:
                         coming.append(pool.submit(self._fetch_all, batches[0]))
                     size = sum(length for _, length, _ in batch)

@@ -81,7 +81,7 @@ def through(argv: list[str], pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class Packers:
-    """So many shells that run programs, and what packing took.  Start it while memory is small.
+    """So many shells that run programs, and what packing took.  Enter it while memory is small.
 
     ``cpu`` and ``wall`` are seconds of opening and packing: ``cpu`` of programs too, once it is
     closed; ``wall`` is added up over all who work at once.
@@ -90,17 +90,17 @@ class Packers:
     def __init__(self, count: int) -> None:
         self.cpu = self.wall = 0.0
         self._lock = threading.Lock()
+        self._count = count
         self._idle: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
-        self._shells = [
-            subprocess.Popen(
-                ["/bin/sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
-            )
-            for _ in range(count)
-        ]
-        for shell in self._shells:
-            self._idle.put(shell)
+        self._shells: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
+        for _ in range(self._count):
+            shell = subprocess.Popen(
+                ["/bin/sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
+            )
+            self._shells.append(shell)
+            self._idle.put(shell)
         return self
 
     def __exit__(self, *error: object) -> None:
