@@ -92,7 +92,7 @@ def test_table_of_too_much_is_refused_before_it_is_made(make: Callable[[], bytes
 
 
 def test_frame_of_very_many_empty_patches_is_refused_before_they_are_made() -> None:
-    data = uvarint(1_000_000) + bytes(4_000_000)
+    data = uvarint(1_000_000) + bytes(5_000_001)
     with at_most(MIB), pytest.raises(FormatError, match="1000000 patches instead of 1"):
         split_patches(data, [1])
 

@@ -390,8 +390,8 @@ def _part(codec: Codec, base: bytes | mmap.mmap, piece: bytes, at: int) -> bytes
         return piece
     if len(base) <= _WHOLE_BASE:
         return codec.make(base[:], piece)
-    if codec.number == CodecNumber.ZSTD:
-        raise CannotMake("zstd: too large for its memory")
+    if codec.number in (CodecNumber.ZSTD, CodecNumber.LINKED):
+        raise CannotMake("they work on the whole base: too large for their memory")
     start = max(0, min(at - _AROUND, len(base) - _AROUND))
     window = base[start : at + len(piece) + _AROUND]
     return columns.rebased(codec.make(window, piece), start)
