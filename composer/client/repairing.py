@@ -183,7 +183,7 @@ class _Repair:
             choices=choices,
             at_hand=asked.cache.find,
             seed=asked.seeds if asked.sources.seeds else None,
-            offered=asked.offers,
+            offered=asked.offered,
         )
         beside = staging_bytes(needed.plan) + needed.seeds.disk_bytes
         check_space(self.repo, needed.plan, staging_bytes=beside)

@@ -34,7 +34,7 @@ from composer.client.sources import (
 )
 from composer.errors import BoundExceeded, ChecksumMismatch, FormatError, NotFound
 from composer.jigdo.descriptions import Descriptions
-from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Wanted, examine
+from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Offered, Wanted, examine
 from composer.jigdo.lost import PackagesLost
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import CommitFrame, JigdoSet
@@ -144,11 +144,16 @@ class Session:
             at_hand=self.cache.find,
             seed=self.seeds if self.sources.seeds else None,
             read_only=read_only,
-            offered=self.offers if self.remote.bundle else None,
+            offered=self.offered,
         )
         return Found(entry, previous, (jigdo, wanted))
 
-    def offers(self, package: PackageRef, size: int) -> bool:
+    @property
+    def offered(self) -> Offered | None:
+        """Say what can be had of RPMs, where that is known before they are asked for."""
+        return self._offers if self.remote.bundle else None
+
+    def _offers(self, package: PackageRef, size: int) -> bool:
         """Tell whether the bundle has so much of an RPM."""
         container = self.remote.mirrors(package.repository).container
         return container is not None and container.find(package.location, 0, size) is not None
