@@ -9,6 +9,8 @@ from __future__ import annotations
 import _thread
 import importlib
 import sys
+import time
+from contextlib import suppress
 from types import TracebackType
 from typing import NoReturn
 
@@ -109,11 +111,20 @@ def main() -> NoReturn:
 
 
 def _unraisable(said: sys.UnraisableHookArgs) -> None:
-    """Python cannot raise Ctrl-C out of a destructor, of which PyGObject has many: do it later."""
-    if isinstance(said.exc_value, KeyboardInterrupt):
-        _thread.interrupt_main()
-    else:
+    """Python cannot raise Ctrl-C out of a destructor, of which PyGObject has many: do it later.
+
+    A thread does it, for at once it would be raised here, where nobody gets it either.
+    """
+    if not isinstance(said.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(said)
+        return
+    with suppress(RuntimeError):  # Python itself is ending
+        _thread.start_new_thread(_interrupt_soon, ())
+
+
+def _interrupt_soon() -> None:
+    time.sleep(0.01)
+    _thread.interrupt_main()
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

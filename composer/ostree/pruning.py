@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from composer.checksum import ObjectChecksum
 from composer.errors import VerificationFailed
 from composer.ostree.checking import ObjectName
 from composer.ostree.library import RepositoryError
+from composer.ostree.locking import Busy, Holder
 from composer.ostree.objects import Commit
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
@@ -143,14 +145,29 @@ def _remove(repo: Repository, found: _Found, total: int, report: Report) -> None
 
 @contextmanager
 def alone(repo: Repository) -> Iterator[None]:
-    """Keep other programs that use libostree out, as its own prune does."""
-    with repo.libostree() as (ostree, own):
-        own.lock_push(ostree.RepoLockType.EXCLUSIVE, None)
+    """Keep other programs that use libostree out, as its own prune does.
+
+    Raises Busy where one has its lock for longer than the repository's core.lock-timeout-secs.
+    """
+    try:
+        with repo.libostree() as (ostree, own):
+            own.lock_push(ostree.RepoLockType.EXCLUSIVE, None)
+    except RepositoryError as error:
+        if _would_block(error):
+            raise Busy(repo.path, Holder()) from error
+        raise
     try:
         yield
     finally:
         with repo.libostree() as (ostree, own):
             own.lock_pop(ostree.RepoLockType.EXCLUSIVE, None)
+
+
+def _would_block(error: RepositoryError) -> bool:
+    from gi.repository import Gio
+
+    cause: Any = error.__cause__
+    return bool(cause.matches(Gio.io_error_quark(), Gio.IOErrorEnum.WOULD_BLOCK))
 
 
 def _needed(repo: Repository, keep: Iterable[ObjectChecksum]) -> set[ObjectName]:

@@ -248,3 +248,30 @@ def test_nothing_new_has_its_own_status(published: Published, tmp_path: Path) ->
     check_message(
         done.err.partition("error: ")[1] + done.err.partition("error: ")[2], "nothing new"
     )
+
+
+def test_interrupt_within_a_destructor_still_interrupts() -> None:
+    """Python only prints what is raised there; PyGObject has destructors everywhere."""
+    program = """
+import os, signal, sys, time
+import composer.cli.main as main
+
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(10):
+            pass
+
+def work(**options):
+    for _ in range(20):
+        Late()
+        time.sleep(0.05)
+
+main.cli.main = work
+main.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 130
+    assert done.stderr == "interrupted; run the same command again to continue\n"
