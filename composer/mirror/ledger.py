@@ -1,8 +1,10 @@
 """The metadata files of a repository: which there are, and new ones beside them.
 
 Rules kept here: a version that was written keeps its name and content;
-``timestamp.json``, which makes the others count, is replaced last, by one rename; what
-the statements before these name stays until the next.
+``timestamp.json``, which makes the others count, is replaced after them, by one rename; what
+the statements before these name stays until the next.  With a new root, which changes who is
+believed, the others are signed by those that the old one names too, and it comes last: whoever
+reads in between, or after a crash there, finds statements that hold by either.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 TOP_ROLES = ("root", "targets", "snapshot", "timestamp")
 DAYS = "x-jigdo-days"
 _NAME = re.compile(r"([1-9][0-9]{0,9})\.(.+)\.json\Z")
-_LAST = ("targets", "snapshot", "root", "timestamp")
+_LAST = ("targets", "snapshot", "timestamp", "root")
 
 
 class Ledger:
@@ -109,9 +111,14 @@ class Ledger:
         here = [keyid for keyid in role.keyids if keyid in signers]
         if len(here) < role.threshold:
             raise missing_keys(name, set(role.keyids) - set(here), role.threshold - len(here))
-        for keyid in here:
+        for keyid in sorted({*here, *self._keys_before(name) & signers.keys()}):
             metadata.sign(signers[keyid], append=True)
         self._staged[name] = (metadata, metadata.to_bytes())
+
+    def _keys_before(self, name: str) -> set[str]:
+        """Who signs for one of the root's roles by the root that is published."""
+        before = self._published_root()
+        return set(before.roles[name].keyids) if before and name in TOP_ROLES else set()
 
     def take(self, name: str, metadata: Metadata[Any], data: bytes) -> None:
         """Keep what is signed already for :meth:`publish`."""
@@ -135,7 +142,7 @@ class Ledger:
     def publish(self) -> None:
         """Write what is staged, the timestamp last, and drop what nobody can need any more."""
         before = self._published_snapshot()
-        for role in sorted(self._staged, key=_order):
+        for role in self._in_order():
             metadata, data = self._staged[role]
             write_bytes(self.path(role, metadata.signed.version), data)
         self._staged.clear()
@@ -145,6 +152,35 @@ class Ledger:
                 name.removesuffix(".json"): meta.version for name, meta in before.meta.items()
             }
             self._prune({"snapshot": before.version, **needed})
+
+    def _in_order(self) -> list[str]:
+        roles = sorted(self._staged, key=_order)
+        if "root" in roles and not self._hold_by_the_old():
+            # The keys of the old root are not here.  Until the timestamp is there too, clients
+            # are told that it is signed wrongly, and `refresh` mends it.
+            roles[-2:] = reversed(roles[-2:])
+        return roles
+
+    def _hold_by_the_old(self) -> bool:
+        """Tell whether what is staged is signed well by the root that is published, too."""
+        before = self._published_root()
+        return before is None or all(
+            before.get_verification_result(
+                role, metadata.signed_bytes, metadata.signatures
+            ).verified
+            for role, (metadata, _) in self._staged.items()
+            if role in before.roles
+        )
+
+    def _published_root(self) -> Root | None:
+        from tuf.api.metadata import Metadata
+
+        versions = self.versions("root")
+        if not versions:
+            return None
+        return cast(
+            "Root", Metadata[Any].from_bytes(self.path("root", versions[-1]).read_bytes()).signed
+        )
 
     def _published_snapshot(self) -> Snapshot | None:
         from tuf.api.metadata import Metadata, Snapshot, Timestamp

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tuf.ngclient import Updater, UpdaterConfig
 
 from composer.errors import ComposerError, UsageError
 from composer.mirror.keys import KeyDirectory, require_apart
+from composer.mirror.ledger import TOP_ROLES
 from composer.mirror.rotation import adopt, rotate, sign_root
 from composer.mirror.trust import DEFAULT_TERMS, Terms, begin, describe, open_ledger, refresh
 from composer.net.statement import role_of
@@ -287,3 +289,47 @@ def test_python_tufs_own_client_reads_it(publisher: Publisher, tmp_path: Path) -
         assert found.custom["jigdo"]["commit"] == str(entry(1).commit)
         with pytest.raises(Exception, match="does not match"):  # these are not the bytes
             updater.download_target(found)
+
+
+class _PowerCutError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("role", [*TOP_ROLES, "sets", REF])
+def test_rotation_that_ends_at_any_write_leaves_what_clients_believe(
+    role: str, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both a client that knows the old root and one that begins with it."""
+    publisher, left = scene.publisher, [0]
+
+    def write(path: Path, data: bytes) -> None:
+        if not left[0]:
+            raise _PowerCutError
+        left[0] -= 1
+        write_bytes(path, data)
+
+    monkeypatch.setattr("composer.mirror.ledger.write_bytes", write)
+    for written in range(7):
+        scene.believes(1)
+        left[0] = written
+        with suppress(_PowerCutError):
+            publisher.rotate(role)
+            break
+        scene.sync()
+        scene.believes(1)
+        scene.add_remote(scene.mirror.url)
+    assert 2 <= written < 6
+    left[0] = 9
+    scene.publish(entry(2))
+    scene.believes(2)
+    scene.add_remote(scene.mirror.url)
+    scene.believes(2)
+
+
+def test_rotation_without_the_old_keys_is_published_too(scene: Scene) -> None:
+    publisher = scene.publisher
+    for path in publisher.keys.path.glob("timestamp-*"):
+        path.unlink()
+    publisher.rotate("timestamp")
+    scene.publish(entry(2))
+    scene.believes(2)
