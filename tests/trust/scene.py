@@ -94,12 +94,35 @@ class Publisher:
 
 
 @dataclass
+class Reference:
+    """python-tuf's own client, which is asked the same of the same mirror, and remembers it."""
+
+    place: Path
+    url: str
+    root: bytes
+
+    def finds(self, wanted: PointerEntry) -> str:
+        """Look for what is said of a set, in all that is signed; returns why not, "" for found."""
+        from tuf.api.exceptions import DownloadError, RepositoryError
+        from tuf.ngclient import Updater
+
+        try:
+            updater = Updater(str(self.place), self.url + "tuf/", bootstrap=self.root)
+            updater.refresh()
+            found = updater.get_targetinfo(wanted.location)
+        except (RepositoryError, DownloadError) as error:
+            return f"{type(error).__name__}: {error}"
+        return "" if found else "nothing is said of it"
+
+
+@dataclass
 class Scene:
     """The publisher's files are at ``publisher``; the mirror serves a copy, and may change it."""
 
     place: Path
     publisher: Publisher
     mirror: LyingMirror
+    reference: Reference | None = None
 
     @classmethod
     @contextmanager
@@ -237,8 +260,14 @@ class Scene:
     def add_remote(self, *urls: object, root: Path | None = None) -> None:
         """Write the remote anew."""
         words = ["remote", "add", REMOTE, *urls, "--replace", "--config-dir", self.config]
-        done = run_here(*words, "--tuf-root", root or self.publisher.root)
+        root = root or self.publisher.root
+        done = run_here(*words, "--tuf-root", root)
         assert done.status == 0, done.err
+        # It knows one mirror and no clock but this machine's.
+        self.reference = None
+        if urls == (self.mirror.url,):
+            place = Path(tempfile.mkdtemp(dir=self.place, prefix="reference-"))
+            self.reference = Reference(place, self.mirror.url, root.read_bytes())
 
     def check(self, *options: str, ref: str = REF) -> Done:
         """Ask whether there is something new."""
@@ -250,12 +279,25 @@ class Scene:
         done = self.check(*options, ref=ref)
         assert done.status == 0, done.err
         assert done.document["version"] == str(version)
+        if self.reference and not options:
+            assert self.reference.finds(entry(version, ref)) == ""
         said(f"{ref} {version} is newest")
         return done.document
 
-    def refuses(self, *words: str, status: int = 3, options: tuple[str, ...] = ()) -> Done:
-        """Require that the client does not believe the mirror, and says why."""
+    def refuses(
+        self,
+        *words: str,
+        status: int = 3,
+        options: tuple[str, ...] = (),
+        stricter: bool = False,
+    ) -> Done:
+        """Require that the client does not believe the mirror, and says why.
+
+        python-tuf's own client does not either, unless this one is the ``stricter``.
+        """
         done = self.check(*options)
+        if self.reference and not options:
+            assert bool(self.reference.finds(entry(1))) == (not stricter)
         assert done.status == status, f"status {done.status}\n{done.out}\n{done.err}"
         check_message(done.err, *words)
         assert done.out == ""
