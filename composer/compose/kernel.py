@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from composer.compose.initramfs import missing_loader
 from composer.compose.tree import BadTree, Tree
 from composer.errors import CommandFailed, ComposerError
 from composer.progress import Report, Step
@@ -146,6 +147,18 @@ def _make_initramfs(
         ) from error
     if not tree.is_file(image):
         raise InitramfsFailed(f"dracut ended well, but there is no /{image}")
+    _require_libraries(tree, image)
+
+
+def _require_libraries(tree: Tree, image: str) -> None:
+    loader = missing_loader(tree.path(image, follow=True))
+    if loader:
+        has_ldd = any(tree.is_file(f"usr/{place}/ldd") for place in ("bin", "sbin"))
+        raise InitramfsFailed(
+            f"the initramfs has programs and not what starts them, {loader}: no machine boots it",
+            details=[] if has_ldd else ["dracut finds libraries with ldd, which the tree lacks"],
+            hint="add the package with ldd: libc-bin, or glibc-common",
+        )
 
 
 def run_in_tree(

@@ -1,8 +1,9 @@
 """From an installed root directory to a tree that can be committed, step by step.
 
-The order is rpm-ostree's: units, default target, os-release, files to remove, files to
-add, scripts, kernel and initramfs, accounts, /var; so a script sees the layout and the
-added files, and what it writes for dracut counts.
+The order is rpm-ostree's: os-release, files to remove, files to add, scripts, kernel and
+initramfs, accounts, /var; so a script sees the layout and the added files, and what it writes
+for dracut counts.  Units and the default target come behind the files and not before them, so
+that a unit of the treefile's own can be enabled; a script sees which are.
 """
 
 from __future__ import annotations
@@ -67,11 +68,11 @@ def postprocess(
     ``version`` is that of the commit; ``scratch`` is a directory for scripts outside the
     tree.  Raises BadTree, FileNotAdded, DeviceInTree, ScriptFailed, InitramfsFailed.
     """
-    _settle_units(tree, treefile)
     mutate_os_release(tree, treefile.mutate_os_release, version)
     remove_files(tree, treefile.remove_files)
     for file in treefile.add_files:
         add_file(tree, file.source, file.target, file.where)
+    _settle_units(tree, treefile)
     if treefile.boot_location == "kernel-install":
         write_kernel_install_layout(tree)
     _run_scripts(tree, treefile, scratch=scratch, timestamp=timestamp, report=report)

@@ -87,7 +87,7 @@ def _missing(tree: Tree, name: str) -> BadTree:
     near = difflib.get_close_matches(name, sorted(known), 1, 0.6)
     return BadTree(
         f"the tree has no unit {name}",
-        hint=f"did you mean {near[0]}?" if near else "no package of the tree brings it",
+        hint=f"did you mean {near[0]}?" if near else "neither a package nor add-files brings it",
     )
 
 

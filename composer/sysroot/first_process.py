@@ -17,8 +17,8 @@ from pathlib import Path
 from composer.checksum import ObjectChecksum
 from composer.errors import ComposerError, NotFound
 from composer.ostree.repo import Repository
-from composer.sysroot.elf import Program, read_program
 from composer.sysroot.kernel import find_kernel
+from composer.system.elf import Program, read_program
 from composer.system.files import writing
 from composer.system.rooted import Rooted
 

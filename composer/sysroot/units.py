@@ -71,7 +71,7 @@ def write_units(directory: Path, choices: Choices) -> tuple[Path, ...]:
 
 
 def _wanted(target: str, unit: str) -> tuple[str, str, str]:
-    """Have ``target`` want a unit: a treefile's `units` enables only what packages brought."""
+    """Have ``target`` want a unit, in /usr: with `machineid-compat: false` there is no `units`."""
     name = f"{target.partition('.')[0]}-jigdo-composer.conf"
     place = f"{_UNITS}/{target}.d/jigdo-composer.conf"
     return name, place, render("wanted.conf.j2", unit=unit)

@@ -16,6 +16,7 @@ from composer.compose.document import TreefileError
 from composer.compose.layers import LayerConflict
 from composer.compose.pipeline import ComposeResult, compose
 from composer.compose.postprocess import ScriptFailed
+from composer.compose.tree import BadTree
 from composer.errors import NotFound, NothingNew
 from composer.ostree.repo import Repository
 from composer.progress import silent
@@ -297,6 +298,27 @@ def test_rpmdb_is_what_the_trees_rpm_reads(tmp_path: Path, key: str) -> None:
     query = ["rpm", f"--dbpath={scratch}", "-qa"]
     listed = subprocess.run(query, capture_output=True, text=True, check=True).stdout
     assert set(listed.split()) == {"rpm-1-1.noarch", "shell-1-1.noarch"}
+
+
+def test_unit_that_the_treefile_adds_is_enabled(tmp_path: Path) -> None:
+    (tmp_path / "own.service").write_text(UNIT)
+    (tmp_path / "own.target").write_text("[Unit]\n")
+    files = "add-files: [[own.service, /usr/lib/systemd/system/own.service],"
+    files += " [own.target, /etc/systemd/system/own.target]]\n"
+    keys = f"{files}units: [own.service]\ndefault-target: own.target\n"
+    keys += 'postprocess: ["ls /etc/systemd/system/multi-user.target.wants >/usr/lib/seen"]\n'
+    treefile, place = small(tmp_path, keys, release())
+    run(tmp_path, treefile, base=place)
+    tree = tree_of(tmp_path)
+    link = tree / "usr/etc/systemd/system/multi-user.target.wants/own.service"
+    assert os.readlink(link) == "/usr/lib/systemd/system/own.service"
+    default = tree / "usr/lib/systemd/system/default.target"
+    assert os.readlink(default) == "/etc/systemd/system/own.target"
+    assert (tree / "usr/lib/seen").read_text() == "own.service\n"
+    treefile.write_text(treefile.read_text().replace("[own.service]", "[owm.service]"))
+    with pytest.raises(BadTree, match=r"units\[0\].*no unit owm\.service") as caught:
+        run(tmp_path, treefile, base=place)
+    assert caught.value.hint == "did you mean own.service?"
 
 
 def test_initramfs_has_arguments(tmp_path: Path) -> None:
