@@ -16,6 +16,7 @@ from composer.cli.config import (
     delta_options,
     keeping_options,
     tuf_keys_option,
+    wait_option,
     warn_undescribed,
     warn_unsigned,
 )
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from composer.compose.pipeline import ComposeRequest, ComposeResult
     from composer.mirror.keys import KeyDirectory
     from composer.mirror.making import DeltaChoice, Keeping, MadeSet, SetRequest
+    from composer.ostree.locking import Wait
     from composer.progress import Report
     from composer.system.limits import Limits
 
@@ -133,6 +135,7 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
 @delta_options
 @keeping_options
 @tuf_keys_option
+@wait_option
 @json_option
 @click.pass_obj
 def compose(
@@ -160,6 +163,7 @@ def compose(
     scriptlet_processes: int,
     scriptlet_memory: int | None,
     scriptlet_space: int,
+    wait: Wait | None,
     as_json: bool,
 ) -> None:
     """Compose TREEFILE into an OSTree commit; with --rpm-repo, its jigdo set too."""
@@ -196,11 +200,11 @@ def compose(
         _warn_unfiltered(console)
     try:
         with console.progress(as_json=as_json) as report:
-            result = pipeline.compose(request, report, console.warn)
+            result = pipeline.compose(request, report, console.warn, wait=wait)
             made = None
             if rpm_repo:
                 wanted = _wanted(result, request, rpm_repo, gpg_homedir, deltas, keeping, tuf_keys)
-                made = _publish(result, request, wanted, report)
+                made = _publish(result, request, wanted, report, wait)
             sboms = _write_sboms(result, repo, made, sbom, report)
     except NotReproducible as error:
         if as_json:
@@ -300,7 +304,11 @@ def _wanted(
 
 
 def _publish(
-    result: ComposeResult, request: ComposeRequest, wanted: SetRequest, report: Report
+    result: ComposeResult,
+    request: ComposeRequest,
+    wanted: SetRequest,
+    report: Report,
+    wait: Wait | None,
 ) -> MadeSet | None:
     from composer.jigdo.build import LocalPackage
     from composer.mirror.making import make_set
@@ -309,7 +317,7 @@ def _publish(
     if not result.commit:  # a dry run
         return None
     packages = [LocalPackage(package.ref, package.path) for package in result.packages]
-    return make_set(Repository.open(request.repo), packages, wanted, report)
+    return make_set(Repository.open(request.repo), packages, wanted, report, wait=wait)
 
 
 def show(

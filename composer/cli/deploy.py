@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from composer.cli.config import config_dir_option
+from composer.cli.config import config_dir_option, wait_option
 from composer.cli.console import Console, json_option
 from composer.cli.sysroot_options import (
     deployment_document,
@@ -19,6 +19,7 @@ from composer.cli.sysroot_options import (
 from composer.cli.text import plain
 
 if TYPE_CHECKING:
+    from composer.ostree.locking import Wait
     from composer.sysroot.deployment import Deployment
     from composer.sysroot.kernel_arguments import Edit
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--allow-downgrade", is_flag=True, help="Accept one that is older than what runs.")
 @click.option("--retry-failed", is_flag=True, help="Accept one whose health check failed here.")
 @config_dir_option
+@wait_option
 @json_option
 @click.pass_obj
 def deploy(
@@ -46,6 +48,7 @@ def deploy(
     allow_downgrade: bool,
     retry_failed: bool,
     config_dir: Path | None,
+    wait: Wait | None,
     as_json: bool,
 ) -> None:
     """Make a commit of the sysroot's repository what boots next.
@@ -59,25 +62,29 @@ def deploy(
     from composer.sysroot.sysroot import Sysroot
 
     sysroot = Sysroot.open(place)
-    order = prepare(
-        sysroot,
-        revision,
-        os=os_name,
-        remote=remote_name,
-        config_dir=config_dir,
-        kargs=kargs,
-        stage=stage,
-        allow_downgrade=allow_downgrade,
-        retry_failed=retry_failed,
-    )
-    _show(console, deploy_commit(sysroot, order), as_json=as_json)
+    # A ref is looked up when it is our turn: whom we waited for may have moved it.
+    with sysroot.changing(wait):
+        order = prepare(
+            sysroot,
+            revision,
+            os=os_name,
+            remote=remote_name,
+            config_dir=config_dir,
+            kargs=kargs,
+            stage=stage,
+            allow_downgrade=allow_downgrade,
+            retry_failed=retry_failed,
+        )
+        made = deploy_commit(sysroot, order)
+    _show(console, made, as_json=as_json)
 
 
 @click.command()
 @sysroot_option
+@wait_option
 @json_option
 @click.pass_obj
-def rollback(console: Console, place: Path, as_json: bool) -> None:
+def rollback(console: Console, place: Path, wait: Wait | None, as_json: bool) -> None:
     """Make the previous deployment what boots next; or, if another was to come, the running one.
 
     Its /etc and kernel arguments are those it had.  Run again, it undoes itself.
@@ -85,15 +92,16 @@ def rollback(console: Console, place: Path, as_json: bool) -> None:
     from composer.sysroot.ordering import roll_back
     from composer.sysroot.sysroot import Sysroot
 
-    _show(console, roll_back(Sysroot.open(place)), as_json=as_json)
+    _show(console, roll_back(Sysroot.open(place), wait), as_json=as_json)
 
 
 @click.command()
 @click.argument("which", metavar="INDEX|COMMIT")
 @sysroot_option
+@wait_option
 @json_option
 @click.pass_obj
-def undeploy(console: Console, which: str, place: Path, as_json: bool) -> None:
+def undeploy(console: Console, which: str, place: Path, wait: Wait | None, as_json: bool) -> None:
     """Remove a deployment, and what only it needed.
 
     INDEX is as `status` counts; of COMMIT the beginning is enough.  Not the one that runs, one
@@ -102,7 +110,7 @@ def undeploy(console: Console, which: str, place: Path, as_json: bool) -> None:
     from composer.sysroot.ordering import undeploy as remove
     from composer.sysroot.sysroot import Sysroot
 
-    gone = remove(Sysroot.open(place), which)
+    gone = remove(Sysroot.open(place), which, wait)
     if as_json:
         console.json({"removed": deployment_document(gone)})
     else:

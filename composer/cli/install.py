@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from composer.cli.config import config_dir_option, parse_ref, waiver_options
+from composer.cli.config import config_dir_option, parse_ref, wait_option, waiver_options
 from composer.cli.console import Console, json_option
 from composer.cli.sysroot_options import deployment_document, kargs_options
 from composer.cli.text import plain
@@ -15,6 +15,7 @@ from composer.errors import UsageError
 
 if TYPE_CHECKING:
     from composer.client.acceptance import Waivers
+    from composer.ostree.locking import Wait
     from composer.sysroot.installing import Installed
     from composer.sysroot.kernel_arguments import Edit
 
@@ -28,12 +29,13 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A directory, such as a mounted disk.",
 )
+@wait_option
 @click.pass_obj
-def os_init(console: Console, name: str, place: Path) -> None:
+def os_init(console: Console, name: str, place: Path, wait: Wait | None) -> None:
     """Make the place of the operating system NAME in a sysroot, and the sysroot if need be."""
     from composer.sysroot.sysroot import Sysroot
 
-    Sysroot.create(place).add_os(name)
+    Sysroot.create(place).add_os(name, wait)
     console.result(plain(f"{place}: {name}, without a deployment; its repository is ostree/repo"))
 
 
@@ -64,6 +66,7 @@ def os_init(console: Console, name: str, place: Path) -> None:
 @kargs_options
 @waiver_options
 @config_dir_option
+@wait_option
 @json_option
 @click.pass_obj
 def install(
@@ -78,6 +81,7 @@ def install(
     kargs: Edit,
     waivers: Waivers,
     config_dir: Path | None,
+    wait: Wait | None,
     as_json: bool,
 ) -> None:
     """Make a disk that boots REF, from a remote or a repository.
@@ -95,7 +99,7 @@ def install(
     target = Target(disk, _bytes(size) if size else None, wipe)
     with console.progress(as_json=as_json) as report:
         bring = (
-            from_repository(repository, name, plain_ref, config_dir, report)
+            from_repository(repository, name, plain_ref, config_dir, report, wait)
             if repository
             else from_remote(name, plain_ref, version, config_dir, waivers, report)
         )

@@ -13,6 +13,7 @@ from composer.cli.config import (
     delta_options,
     keeping_options,
     tuf_keys_option,
+    wait_option,
     warn_undescribed,
     warn_unsigned,
 )
@@ -22,6 +23,7 @@ from composer.cli.text import human_bytes, plain
 if TYPE_CHECKING:
     from composer.mirror.keys import KeyDirectory
     from composer.mirror.making import DeltaChoice, Keeping
+    from composer.ostree.locking import Wait
 
 _MOST_SHOWN = 20
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -59,6 +61,7 @@ def jigdo_set() -> None:
 @keeping_options
 @tuf_keys_option
 @cachedir_option
+@wait_option
 @json_option
 @click.pass_obj
 def build(
@@ -75,6 +78,7 @@ def build(
     keeping: Keeping,
     tuf_keys: KeyDirectory | None,
     cachedir: Path,
+    wait: Wait | None,
     as_json: bool,
 ) -> None:
     """Build the jigdo set of REF and publish it in the rpm-md repository at --output.
@@ -110,7 +114,7 @@ def build(
     )
     warn_unsigned(console, output, tuf_keys)
     with console.progress(as_json=as_json) as report:
-        made = make_set(repo, packages, request, report, available=available)
+        made = make_set(repo, packages, request, report, available=available, wait=wait)
     warn_undescribed(console, made)
     if as_json:
         console.json(made.summary())

@@ -14,7 +14,7 @@ from composer.checksum import ObjectChecksum
 from composer.client.sources import package_directory
 from composer.errors import UsageError
 from composer.jigdo.descriptions import Descriptions
-from composer.ostree.locking import Wait, changing
+from composer.ostree.locking import Wait, removing
 from composer.ostree.pruning import Removed, alone, deployed, prune, versions
 from composer.ostree.repairing import side_directory
 from composer.ostree.repo import Repository
@@ -57,7 +57,7 @@ def prune_repository(
     """
     if keep < 1:
         raise UsageError("a ref keeps its commit at least")
-    with changing(repo, wait):
+    with removing(repo, wait):
         running = deployed(repo)
         kept = versions(repo, keep=keep) | running.keys()
         removed = prune(repo, kept, dry_run=dry_run, report=report)

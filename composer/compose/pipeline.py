@@ -6,33 +6,34 @@ there is something new, and moves the ref last.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from composer.checksum import ObjectChecksum
 from composer.compose.account_check import expected_accounts, known_accounts
 from composer.compose.again import build_again
 from composer.compose.build import Build, build
 from composer.compose.commit import Previous, Signing, previous
 from composer.compose.depsolve import Solution, solving
-from composer.compose.layers import Layer, resolve_layers
+from composer.compose.layers import resolve_layers
 from composer.compose.lockfile import read_lockfiles
-from composer.compose.metadata import Origin, origin_of
+from composer.compose.metadata import origin_of
 from composer.compose.packages import ComposedPackage, fetch, lock
 from composer.compose.phases import Stopwatch
+from composer.compose.plan import Plan, make_plan
 from composer.compose.postprocess import require_possible
 from composer.compose.reproduce import require_same
-from composer.compose.rpmdb import Database, database_of
+from composer.compose.rpmdb import database_of
 from composer.compose.treefile import Treefile, load
 from composer.compose.values import Rojig
-from composer.compose.version import next_version
 from composer.compose.workspace import workspace
-from composer.errors import ComposerError, NothingNew, UsageError
+from composer.errors import EXIT_BUSY, ComposerError, NothingNew, UsageError
 from composer.ostree.digests import DIGESTS
+from composer.ostree.locking import Holder, Wait, changing, composing, using
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
 from composer.rpm.advisories import Advisory, fixed
@@ -40,12 +41,6 @@ from composer.rpm.changes import Changes, compare
 from composer.rpm.package import Nevra
 from composer.system.limits import DEFAULTS, Limits
 from composer.system.sandbox import require_sandbox
-
-# Part of the input digest: another number where the same input gives another tree.
-_FORMAT = 3
-_SECONDS = re.compile(r"[0-9]{1,10}\Z")
-# rpm's times have 32 bits.
-_NO_TIME = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,44 +114,59 @@ class NotWritable(ComposerError):
     """A repository that the commit cannot be put into."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is known before anything is fetched."""
+class RefMoved(ComposerError):
+    """A ref that is no longer where it was when its next commit was begun."""
 
-    treefile: Treefile
-    before: Previous
-    version: str
-    input_digest: str
-    timestamp: int
-    layers: tuple[Layer, ...]
-    database: Database
-    origin: Origin = field(default_factory=Origin)
+    exit_status = EXIT_BUSY
 
 
 def compose(
-    request: ComposeRequest, report: Report, warn: Callable[[str], None] = lambda text: None
+    request: ComposeRequest,
+    report: Report,
+    warn: Callable[[str], None] = lambda text: None,
+    *,
+    wait: Wait | None = None,
 ) -> ComposeResult:
     """Compose ``request.treefile`` and set its ref in ``request.repo``.
 
     ``warn`` is told what the person should know, as soon as it is known: a compose that ends in
     an error has warnings too.  A repository that does not exist is made, as bare-user.
 
+    Others may change the repository meanwhile, but not compose this ref and not remove
+    anything; for the commit, this takes its turn.  Raises Busy (unless there is ``wait``) where
+    one of these is at work when it begins; once all is installed it waits, rather than throw
+    that away.
+
     Raises NothingNew, having written nothing but a lockfile, when the ref's current commit came
-    from the same input and is published; NotReproducible; else what the steps raise, with the
-    ref as it was.
+    from the same input and is published; NotReproducible; RefMoved; else what the steps raise, with
+    the ref as it was.
     """
     watch = Stopwatch(report)
-    return replace(_compose(request, watch, warn), seconds=watch.seconds())
+    return replace(_compose(request, watch, warn, wait), seconds=watch.seconds())
 
 
-def _compose(request: ComposeRequest, report: Report, warn: Callable[[str], None]) -> ComposeResult:
+def _compose(
+    request: ComposeRequest, report: Report, warn: Callable[[str], None], wait: Wait | None
+) -> ComposeResult:
+    treefile = _required(request, warn)
+    repository = Repository.open(request.repo) if _is_there(request.repo) else None
+    if repository is None or request.dry_run:
+        return _compose_into(repository, treefile, request, report, warn)
+    with composing(repository, treefile.ref, wait), using(repository, wait):
+        if wait is None:
+            with changing(repository):
+                pass  # who is at work there is told now, and not when all is installed
+        return _compose_into(repository, treefile, request, report, warn)
+
+
+def _required(request: ComposeRequest, warn: Callable[[str], None]) -> Treefile:
+    """Read the treefile, and refuse what cannot work."""
     treefile = load(request.treefile, basearch=request.basearch)
     for warning in treefile.warnings:
         warn(warning)
     treefile.require_complete()
     require_possible(treefile)
-    database = database_of(treefile.rpmdb)
-    if database.is_other:
+    if database_of(treefile.rpmdb).is_other:
         place = ", ".join(treefile.places["rpmdb"])
         warn(
             f"{place}: librpm of this machine cannot write {treefile.rpmdb}; "
@@ -164,11 +174,21 @@ def _compose(request: ComposeRequest, report: Report, warn: Callable[[str], None
         )
     if request.strict_lockfile and not request.lockfiles:
         raise UsageError("a strict lockfile was asked for, but no lockfile given")
-    lockfile = read_lockfiles(request.lockfiles) if request.lockfiles else None
     if not request.dry_run:
         require_sandbox()
         _require_writable(request.repo)
-    repository = Repository.open(request.repo) if _is_there(request.repo) else None
+    return treefile
+
+
+def _compose_into(
+    repository: Repository | None,
+    treefile: Treefile,
+    request: ComposeRequest,
+    report: Report,
+    warn: Callable[[str], None],
+) -> ComposeResult:
+    lockfile = read_lockfiles(request.lockfiles) if request.lockfiles else None
+    database = database_of(treefile.rpmdb)
     before = previous(repository, treefile.ref) if repository else Previous()
     layers = resolve_layers(
         repository, treefile.ostree_layers, treefile.ostree_override_layers, treefile.places
@@ -186,7 +206,7 @@ def _compose(request: ComposeRequest, report: Report, warn: Callable[[str], None
         ) as (solution, base):
             for warning in (*solution.warnings, *_without_package(treefile, solution)):
                 warn(warning)
-            plan = _plan(treefile, before, solution, layers, database)
+            plan = make_plan(treefile, before, solution, layers, database)
             again = request.force or request.check_reproducible
             unchanged = before.input_digest == plan.input_digest and not again
             is_done = unchanged and request.is_published(treefile.ref, before.commit)
@@ -225,57 +245,12 @@ def _require_writable(repo: Path) -> None:
         )
 
 
-def _plan(
-    treefile: Treefile,
-    before: Previous,
-    solution: Solution,
-    layers: tuple[Layer, ...],
-    database: Database,
-) -> _Plan:
-    state = hashlib.sha256(f"{_FORMAT} {treefile.digest()}\n".encode())
-    for package in solution.packages:
-        state.update(f"{package.nevra} {package.algorithm}:{package.checksum}\n".encode())
-    for layer in layers:
-        state.update(f"{layer.described()}\n".encode())
-    return _Plan(
-        treefile=treefile,
-        before=before,
-        layers=layers,
-        database=database,
-        version=_version(treefile, before),
-        input_digest=state.hexdigest(),
-        timestamp=_given_time(solution.newest_build_time),
-    )
-
-
-def _version(treefile: Treefile, before: Previous) -> str:
-    if isinstance(given := treefile.add_commit_metadata.get("version"), str):
-        return given
-    return next_version(
-        treefile.automatic_version_prefix,
-        before.version,
-        suffix=treefile.automatic_version_suffix,
-        now=_given_time(int(time.time())),
-    )
-
-
 def _signing(request: ComposeRequest, treefile: Treefile) -> Signing | None:
     key = request.gpg_key or treefile.gpg_key
     return Signing(key, request.gpg_homedir) if key else None
 
 
-def _given_time(otherwise: int) -> int:
-    given = os.environ.get("SOURCE_DATE_EPOCH")
-    if given is None:
-        return otherwise
-    if not _SECONDS.match(given) or int(given) >= _NO_TIME:
-        raise UsageError(
-            f"SOURCE_DATE_EPOCH: expected seconds since 1970, of 32 bits, got {given[:80]!r}"
-        )
-    return int(given)
-
-
-def _nothing_new(plan: _Plan) -> NothingNew:
+def _nothing_new(plan: Plan) -> NothingNew:
     return NothingNew(
         f"{plan.treefile.ref}: nothing new: the same treefile and packages as "
         f"{plan.before.version or plan.before.commit}",
@@ -286,7 +261,7 @@ def _nothing_new(plan: _Plan) -> NothingNew:
 
 def _build(
     request: ComposeRequest,
-    plan: _Plan,
+    plan: Plan,
     solution: Solution,
     packages: tuple[ComposedPackage, ...],
     repository: Repository | None,
@@ -323,25 +298,50 @@ def _build(
     )
     created = repository is None
 
-    def target() -> Repository:
-        return repository or Repository.create(request.repo, mode="bare-user")
+    def tell(holder: Holder) -> None:
+        report(Step("wait", item=str(holder)))
 
-    started = time.time()
-    checksum = build(wanted, target, work, report, signing=_signing(request, plan.treefile))
-    into = target()
     varied: tuple[str, ...] = ()
-    if request.check_reproducible:
-        again = build_again(wanted, work / "again", report)
-        require_same(into, checksum, again, wanted, started=started, work=work)
-        varied = again.varied
-    with into.transaction():
-        into.set_ref(plan.treefile.ref, checksum)
+    with ExitStack() as kept, ExitStack() as turn:
+
+        def target() -> Repository:
+            into = repository or Repository.create(request.repo, mode="bare-user")
+            if repository is None:
+                kept.enter_context(composing(into, treefile.ref, tell))
+                kept.enter_context(using(into, tell))
+            turn.enter_context(changing(into, tell))
+            return into
+
+        started = time.time()
+        checksum = build(wanted, target, work, report, signing=_signing(request, plan.treefile))
+        into = repository or Repository.open(request.repo)
+        if request.check_reproducible:
+            turn.close()  # it takes its time; nobody removes the commit meanwhile
+            again = build_again(wanted, work / "again", report)
+            require_same(into, checksum, again, wanted, started=started, work=work)
+            varied = again.varied
+            turn.enter_context(changing(into, tell))
+        _set_ref(into, plan, checksum)
     report(Step("clean up", item=plan.treefile.ref))
     result = _result(request, plan, solution, packages, commit=str(checksum), created=created)
     return replace(result, varied=varied)
 
 
-def _fixed(plan: _Plan, solution: Solution) -> tuple[Advisory, ...]:
+def _set_ref(into: Repository, plan: Plan, checksum: ObjectChecksum) -> None:
+    """Move the ref, which must be where it was when the compose began."""
+    ref = plan.treefile.ref
+    now = into.resolve(ref)
+    if str(now or "") != plan.before.commit:
+        raise RefMoved(
+            f"{ref}: another process has moved it to {now} while this was composed",
+            details=[f"at the beginning it was {plan.before.commit or 'not there'}"],
+            hint="run the same command again: it goes on from that commit",
+        )
+    with into.transaction():
+        into.set_ref(ref, checksum)
+
+
+def _fixed(plan: Plan, solution: Solution) -> tuple[Advisory, ...]:
     changes = compare(plan.before.nevras, (package.nevra for package in solution.packages))
     came = sorted((*plan.origin.advisories, *plan.origin.passed))
     return fixed(plan.before.advisories, came, changes.brought)
@@ -349,7 +349,7 @@ def _fixed(plan: _Plan, solution: Solution) -> tuple[Advisory, ...]:
 
 def _result(
     request: ComposeRequest,
-    plan: _Plan,
+    plan: Plan,
     solution: Solution,
     packages: tuple[ComposedPackage, ...],
     *,

@@ -28,6 +28,7 @@ from composer.mirror.publish import describe_set, publish_set
 from composer.mirror.set_rpm import About, build_set_rpm, locate_jigdo, sign_rpm
 from composer.mirror.trust import require_begun
 from composer.ostree.digests import DIGESTS, DigestCache
+from composer.ostree.locking import Wait, using
 from composer.ostree.repo import Repository
 from composer.ostree.signature import is_signed
 from composer.progress import Report, Step, silent
@@ -118,12 +119,25 @@ def make_set(
     report: Report = silent,
     *,
     available: Sequence[LocalPackage] = (),
+    wait: Wait | None = None,
 ) -> MadeSet:
     """Build, wrap, sign and publish the set of a commit of ``request.ref``.
 
     ``packages`` are all RPMs of that commit, ``available`` also others.  When anything
-    fails, the repository at ``request.output`` is as it was.
+    fails, the repository at ``request.output`` is as it was.  ``repo`` is only read; nobody
+    removes anything of it meanwhile.  Raises Busy (unless there is ``wait``) where someone does.
     """
+    with using(repo, wait):
+        return _make_set(repo, packages, request, report, available)
+
+
+def _make_set(
+    repo: Repository,
+    packages: Sequence[LocalPackage],
+    request: SetRequest,
+    report: Report,
+    available: Sequence[LocalPackage],
+) -> MadeSet:
     commit = find_commit(repo, request.ref, request.revision)
     retained = named(packages, request.keeping.retain)
     full = {package.ref.pkgid for package in named(packages, request.keeping.full)}

@@ -1,15 +1,24 @@
-"""One at a time in a repository: who changes it keeps others out, who reads it shares.
+"""Who may do what in a repository at one time.
 
-The lock is flock(2) on ``extensions/jigdo/lock``, so it ends with its process, however that
-ends.  Who changes the repository writes into that file who it is, for those that find it locked.
-libostree's own lock, which its transactions and its prune take, is another; it knows nothing of
-what lies between two transactions.
+Locks are flock(2) on files in ``extensions/jigdo``, so they end with their process, however that
+ends.  Who changes the repository writes into the file who it is, for those that find it locked.
+
+- ``lock``: one that changes it (:func:`changing`), or many that read all of it.
+- ``used``: many that need its objects for a long time and leave others to change it meanwhile
+  (:func:`using`), or one that removes objects (:func:`removing`).
+- ``composing-*``, for each ref: one compose of it.
+
+Nobody waits for one of them while it holds one that is further down in the order ``composing``,
+``used``, ``lock``; a sysroot's lock, which is libostree's, comes before all of them.
+libostree's own lock of a repository, which its transactions and its prune take, comes last; it
+knows nothing of what lies between two transactions.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shlex
@@ -64,15 +73,24 @@ Wait = Callable[[Holder], object]
 
 @contextmanager
 def changing(repo: Repository, wait: Wait | None = None) -> Iterator[None]:
-    """Keep all others out while the block runs; raises Busy at once without ``wait``."""
-    handle = _open(repo.path)
-    try:
-        _lock(repo.path, handle, fcntl.LOCK_EX, wait)
-        _write(handle, _me())
+    """Keep others that change it out while the block runs; raises Busy at once without ``wait``."""
+    with _alone(repo.path, "lock", wait):
         yield
-        _write(handle, b"")
-    finally:
-        os.close(handle)
+
+
+@contextmanager
+def removing(repo: Repository, wait: Wait | None = None) -> Iterator[None]:
+    """As :func:`changing`, and keep those out too that use its objects."""
+    with _alone(repo.path, "used", wait), changing(repo, wait):
+        yield
+
+
+@contextmanager
+def composing(repo: Repository, ref: str, wait: Wait | None = None) -> Iterator[None]:
+    """Keep other composes of ``ref`` out; raises Busy as :func:`changing` does."""
+    name = hashlib.sha256(ref.encode()).hexdigest()[:16]
+    with _alone(repo.path, f"composing-{name}", wait):
+        yield
 
 
 @contextmanager
@@ -81,12 +99,37 @@ def reading(repo: Repository, wait: Wait | None = None) -> Iterator[None]:
 
     Raises Busy as :func:`changing` does.
     """
+    with _shared(repo.path, "lock", wait):
+        yield
+
+
+@contextmanager
+def using(repo: Repository, wait: Wait | None = None) -> Iterator[None]:
+    """Keep those out that remove objects; as :func:`reading` in all else."""
+    with _shared(repo.path, "used", wait):
+        yield
+
+
+@contextmanager
+def _alone(path: Path, name: str, wait: Wait | None) -> Iterator[None]:
+    handle = _open(path, name)
+    try:
+        _lock(path, handle, fcntl.LOCK_EX, wait)
+        _write(handle, _me())
+        yield
+        _write(handle, b"")
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _shared(path: Path, name: str, wait: Wait | None) -> Iterator[None]:
     handle = -1
     with suppress(ComposerError, OSError):
-        handle = _open(repo.path)
+        handle = _open(path, name)
     try:
         if handle >= 0:
-            _lock(repo.path, handle, fcntl.LOCK_SH, wait)
+            _lock(path, handle, fcntl.LOCK_SH, wait)
             _write(handle, b"")
         yield
     finally:
@@ -94,8 +137,8 @@ def reading(repo: Repository, wait: Wait | None = None) -> Iterator[None]:
             os.close(handle)
 
 
-def _open(path: Path) -> int:
-    place = path / "extensions" / "jigdo" / "lock"
+def _open(path: Path, name: str) -> int:
+    place = path / "extensions" / "jigdo" / name
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         # Nobody else may keep its owner out of a repository.

@@ -12,6 +12,7 @@ from composer.client.events import Listener, unheard
 from composer.client.pulling import pull
 from composer.client.remote import find_remote
 from composer.errors import UsageError
+from composer.ostree.locking import Wait, using
 from composer.ostree.repo import Repository
 from composer.ostree.revision import find_commit
 from composer.progress import Report, Step, silent
@@ -55,8 +56,13 @@ def from_repository(
     ref: str,
     config_dir: Path | None = None,
     report: Report = silent,
+    wait: Wait | None = None,
 ) -> Bring:
-    """Copy it from the repository ``source``; a remote's policy counts if there is a remote."""
+    """Copy it from the repository ``source``; a remote's policy counts if there is a remote.
+
+    Nobody removes anything there meanwhile: asked to bring it, it raises Busy (unless there is
+    ``wait``) where someone does.
+    """
     origin = Repository.open(source)
     commit = find_commit(origin, ref)
     if origin.is_partial(commit):
@@ -66,7 +72,8 @@ def from_repository(
 
     def bring(repo: Repository) -> Brought:
         report(Step("copy", item=str(commit)))
-        _copy(origin, commit, repo)
+        with using(origin, wait):
+            _copy(origin, commit, repo)
         with repo.transaction():
             repo.set_ref(ref, commit)
         return Brought(commit, ref, remote.name if remote else "")

@@ -14,6 +14,7 @@ from typing import Any
 
 from composer.checksum import ObjectChecksum
 from composer.errors import ComposerError, NotFound, NothingNew, UsageError, VerificationFailed
+from composer.ostree.locking import Wait
 from composer.ostree.revision import find_commit
 from composer.sysroot.deployment import GROUP, Deployment
 from composer.sysroot.first_process import (
@@ -109,12 +110,18 @@ def _ref_of(sysroot: Sysroot, commit: ObjectChecksum, merge: Deployment | None) 
     return next((ref for ref, tip in sysroot.repo.refs().items() if tip == commit), "")
 
 
-def deploy(sysroot: Sysroot, order: Order) -> Deployment:
+def deploy(sysroot: Sysroot, order: Order, wait: Wait | None = None) -> Deployment:
     """Make ``order.commit``, which is in the sysroot's repository, what boots next.
 
     The deployment that runs, or was next, stays behind it; older ones go, unless pinned.
-    Raises Incomplete, Older, FailedBefore, NotBootable, NothingNew, NoSpace, SysrootBusy.
+    Raises Incomplete, Older, FailedBefore, NotBootable, NothingNew, NoSpace, SysrootBusy, Busy.
     """
+    with sysroot.changing(wait) as ostree:
+        _deploy(sysroot, ostree, order)
+    return sysroot.deployments()[0]
+
+
+def _deploy(sysroot: Sysroot, ostree: Any, order: Order) -> None:
     merge = sysroot.merge_deployment(order.os)
     _require_whole(sysroot, order.commit)
     _require_something_new(sysroot, order)
@@ -132,17 +139,15 @@ def deploy(sysroot: Sysroot, order: Order) -> Deployment:
     kargs = edited(before, order.kargs)
     here = [one.commit for one in sysroot.deployments() if one.os == order.os]
     require_room(sysroot.repo, sysroot.path / "boot", order.commit, here)
-    with sysroot.changing() as ostree:
-        origin = _origin(ostree, order)
-        base = ostree.get_merge_deployment(order.os)
-        words = (order.os, str(order.commit), origin, base, list(kargs), None)
-        _, made = ostree.stage_tree(*words) if order.stage else ostree.deploy_tree(*words)
-        if as_init:
-            place = sysroot.path / ostree.get_deployment_dirpath(made)
-            provide_libraries(place, sysroot.disk)
-        if not order.stage:
-            ostree.simple_write_deployment(order.os, made, base, _flags(), None)
-    return sysroot.deployments()[0]
+    origin = _origin(ostree, order)
+    base = ostree.get_merge_deployment(order.os)
+    words = (order.os, str(order.commit), origin, base, list(kargs), None)
+    _, made = ostree.stage_tree(*words) if order.stage else ostree.deploy_tree(*words)
+    if as_init:
+        place = sysroot.path / ostree.get_deployment_dirpath(made)
+        provide_libraries(place, sysroot.disk)
+    if not order.stage:
+        ostree.simple_write_deployment(order.os, made, base, _flags(), None)
 
 
 def _flags() -> Any:

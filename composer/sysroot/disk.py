@@ -8,6 +8,7 @@ that go with their mount, so that neither an error nor a kill leaves anything be
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import gc
 import json
 import os
@@ -20,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from composer.errors import ComposerError, MissingRequirement, UsageError
+from composer.errors import EXIT_BUSY, ComposerError, MissingRequirement, UsageError
 from composer.system.command import require_program, run
+from composer.system.files import explained
 
 MIB = 1 << 20
 SECTOR = 512
@@ -35,6 +37,12 @@ _GENERIC_TYPE = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"  # "Linux data"
 
 class DiskInUse(ComposerError):
     """A disk or image that holds something, or that something uses."""
+
+
+class DiskBusy(DiskInUse):
+    """A disk or image that another process makes a system of."""
+
+    exit_status = EXIT_BUSY
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +87,44 @@ def require_unused(path: Path, *, wipe: bool) -> None:
         _require_no_loop(path)
         filled = status.st_size > 0
     else:
-        raise UsageError(f"{path}: neither an image nor a block device")
+        raise _no_disk(path)
     if filled and not wipe:
         raise DiskInUse(f"{path}: is not empty", hint="to overwrite all that it holds: --wipe")
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Keep others out that make a system of ``path``, made if it is not there; raises DiskBusy.
+
+    It is the lock that udev respects: what it would look for on a device waits for the end.
+    """
+    made = not path.exists()
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except IsADirectoryError:
+        raise _no_disk(path) from None
+    except OSError as error:
+        raise explained(error, path) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DiskBusy(
+                f"{path}: another process is at work on it", hint="wait until it has ended"
+            ) from None
+        yield
+    except DiskBusy:
+        raise
+    except BaseException:
+        if made and path.is_file() and path.stat().st_size == 0:
+            path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _no_disk(path: Path) -> UsageError:
+    return UsageError(f"{path}: neither an image nor a block device")
 
 
 def _require_no_user(path: Path) -> None:

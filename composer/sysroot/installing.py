@@ -14,6 +14,7 @@ from composer.sysroot.deployment import Deployment
 from composer.sysroot.disk import (
     SMALLEST,
     Disk,
+    claimed,
     make_disk,
     mounted,
     private_mounts,
@@ -67,11 +68,18 @@ def install(
     """
     path = target.path
     _require_size(target)
-    require_unused(path, wipe=target.wipe)
-    require_programs()
-    grub = find_grub()
-    private_mounts()
+    with claimed(path):
+        require_unused(path, wipe=target.wipe)
+        require_programs()
+        return _install(target, bring, os, kargs, copies, report)
+
+
+def _install(
+    target: Target, bring: Bring, os: str, kargs: Edit, copies: Path | None, report: Report
+) -> Installed:
+    path, grub = target.path, find_grub()
     try:
+        private_mounts()
         report(Step("partition", item=str(path)))
         disk = make_disk(path, target.size, name=os[:16])
         with mounted(disk) as root:

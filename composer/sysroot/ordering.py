@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from composer.errors import ComposerError, NotFound, UsageError
+from composer.ostree.locking import Wait
 from composer.sysroot.deployment import Deployment
 from composer.sysroot.sysroot import Sysroot
 
@@ -13,13 +14,13 @@ class StillNeeded(ComposerError):
     """A deployment that cannot be removed."""
 
 
-def roll_back(sysroot: Sysroot) -> Deployment:
+def roll_back(sysroot: Sysroot, wait: Wait | None = None) -> Deployment:
     """Make the previous deployment boot next; or, when another is to come, the one that runs.
 
     Returns it.  /etc and kernel arguments are those it had; /var is one for all.
-    Raises NotFound where nothing is to go back to.
+    Raises NotFound where nothing is to go back to, SysrootBusy and Busy unless there is ``wait``.
     """
-    with sysroot.changing():
+    with sysroot.changing(wait):
         found = sysroot.deployments()
         target = _target(found)
         if target is None:
@@ -44,13 +45,13 @@ def _target(found: tuple[Deployment, ...]) -> Deployment | None:
     return next((one for one in found if one.role == "rollback"), None)
 
 
-def undeploy(sysroot: Sysroot, which: str) -> Deployment:
+def undeploy(sysroot: Sysroot, which: str, wait: Wait | None = None) -> Deployment:
     """Remove a deployment, by index or commit, and what only it needed; returns what it was.
 
     Raises NotFound, UsageError where several have the commit, StillNeeded for the one that
-    runs, that is pinned, or that is the last.
+    runs, that is pinned, or that is the last, SysrootBusy and Busy unless there is ``wait``.
     """
-    with sysroot.changing() as ostree:
+    with sysroot.changing(wait) as ostree:
         found = sysroot.deployments()
         gone = _find(sysroot, found, which)
         if gone.role == "booted":

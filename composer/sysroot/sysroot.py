@@ -1,29 +1,37 @@
 """A sysroot: the deployments of a machine or of a disk, through libostree.
 
-Rules kept here: one process changes a sysroot at a time; what changes becomes what boots
-in libostree's one step, the last; a failure before it leaves what was there, and what it
-began is swept away.
+Rules kept here: one process changes a sysroot at a time, and none its repository meanwhile, for
+libostree removes from there what no deployment needs any more; what changes becomes what
+boots in libostree's one step, the last; a failure before it leaves what was there, and what
+it began is swept away.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from composer.errors import ComposerError, NotFound, UsageError
+from composer.errors import EXIT_BUSY, ComposerError, NotFound, UsageError
 from composer.ostree.library import library, library_errors
+from composer.ostree.locking import Holder, Wait, removing
 from composer.ostree.repo import Repository
 from composer.sysroot.deployment import Deployment, read_deployments
 
 HOST = Path("/")
 
 
+_POLL = 0.2
+
+
 class SysrootBusy(ComposerError):
     """Another process changes the sysroot."""
+
+    exit_status = EXIT_BUSY
 
 
 @contextmanager
@@ -43,7 +51,7 @@ class Sysroot:
     """A sysroot that is there."""
 
     def __init__(self, sysroot: Any, path: Path) -> None:
-        self._sysroot, self.path = sysroot, path
+        self._sysroot, self.path, self._is_mine = sysroot, path, False
         self.repo = Repository.open(path / "ostree/repo")
 
     @classmethod
@@ -81,27 +89,46 @@ class Sysroot:
         return cls.open(path)
 
     @contextmanager
-    def changing(self) -> Iterator[Any]:
+    def changing(self, wait: Wait | None = None) -> Iterator[Any]:
         """Give libostree's object, locked against other processes and loaded anew.
 
-        When the block fails, what it had begun is removed.  Raises SysrootBusy.
+        Its repository is locked too.  A block within such a block is part of it.  When the
+        outermost fails, what it had begun is removed.  Raises SysrootBusy and Busy, unless there
+        is ``wait``.
         """
-        with library_errors(str(self.path)), _output_elsewhere():
-            _, locked = self._sysroot.try_lock()
-            if not locked:
-                raise SysrootBusy(
-                    f"{self.path}: another process changes this sysroot",
-                    hint="wait for it, and run the same command again",
-                )
-            try:
+        with library_errors(str(self.path)):
+            if self._is_mine:
+                yield self._sysroot
+                return
+            with _output_elsewhere(), self._locked(wait), removing(self.repo, wait):
                 self._sysroot.load_if_changed(None)
+                self._is_mine = True
                 try:
                     yield self._sysroot
                 except BaseException:
                     self._sweep()
                     raise
-            finally:
-                self._sysroot.unlock()
+                finally:
+                    self._is_mine = False
+
+    @contextmanager
+    def _locked(self, wait: Wait | None) -> Iterator[None]:
+        told = False
+        # libostree can wait itself, but then Ctrl-C would have to wait too.
+        while not self._sysroot.try_lock()[1]:
+            if wait is None:
+                raise SysrootBusy(
+                    f"{self.path}: another process changes this sysroot",
+                    hint="wait until it has ended (--wait does), or end it",
+                )
+            if not told:
+                wait(Holder())
+                told = True
+            time.sleep(_POLL)
+        try:
+            yield
+        finally:
+            self._sysroot.unlock()
 
     def _sweep(self) -> None:
         """Remove what no deployment uses; what cannot be removed is left for the next time."""
@@ -136,13 +163,13 @@ class Sysroot:
         places = (self.path / "ostree/deploy").glob("*")
         return tuple(sorted(path.name for path in places if path.is_dir()))
 
-    def add_os(self, name: str) -> None:
+    def add_os(self, name: str, wait: Wait | None = None) -> None:
         """Make the place of an operating system; raises UsageError if it is there."""
         if not name or "/" in name or name.startswith(".") or not name.isprintable():
             raise UsageError(f"{name!r} cannot be an operating system's name")
-        if (self.path / "ostree/deploy" / name).exists():
-            raise UsageError(f"{self.path}: there is an operating system {name} already")
-        with self.changing() as sysroot:
+        with self.changing(wait) as sysroot:
+            if (self.path / "ostree/deploy" / name).exists():
+                raise UsageError(f"{self.path}: there is an operating system {name} already")
             sysroot.init_osname(name, None)
 
     def choose_os(self, name: str = "") -> str:

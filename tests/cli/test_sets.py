@@ -10,6 +10,8 @@ import pytest
 
 from composer.jigdo.container import DESCRIPTION, Kind
 from composer.mirror.making import open_set
+from composer.ostree.locking import changing, removing
+from composer.ostree.repo import Repository
 from fixtures.rpms.build import SPECS, build_repository
 from tests.client.published import MINIMAL, Gpg, Published, SetRpm, copy_of, fsck, put
 from tests.client.pulling import Client, check_message, run_here
@@ -194,6 +196,18 @@ def test_build_reports_as_json(published: Published, tmp_path: Path) -> None:
     assert set(document) == keys
     assert Path(document["rpm"]).stat().st_size == document["rpm_bytes"]
     assert document["commit"] == published.commit(MINIMAL, 2)
+
+
+def test_build_beside_a_pull_goes_on_and_beside_a_prune_is_told(
+    published: Published, tmp_path: Path
+) -> None:
+    words = _build(published, tmp_path / "out", tmp_path / "cache")
+    repo = Repository.open(published.repo)
+    with removing(repo):
+        check_message(_run(*words, status=75).err, "another process is at work in it", "--wait")
+    assert not (tmp_path / "out").exists()
+    with changing(repo):
+        _run(*words)
 
 
 def test_two_builds_are_the_same_bytes(published: Published, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from composer.ostree.locking import using
+from composer.ostree.repo import Repository
 from tests.client.published import MINIMAL, Published, fsck, staged_objects
 from tests.client.pulling import Client, await_true, check_message, run_here
 from tests.commands import Done, ostree
@@ -44,6 +46,13 @@ def _used(repo: Path) -> int:
 
 def _commits(repo: Path) -> set[str]:
     return {p.parent.name + p.stem for p in repo.glob("objects/??/*.commit")}
+
+
+def test_nothing_is_removed_under_who_uses_it(updated: Client) -> None:
+    before = _commits(updated.repo)
+    with using(Repository.open(updated.repo)):  # a compose, or a set that is built
+        check_message(_prune(updated, status=75).err, "another process is at work in it", "--wait")
+    assert _commits(updated.repo) == before
 
 
 def test_old_version_goes_and_the_new_one_stays(published: Published, updated: Client) -> None:

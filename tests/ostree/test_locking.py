@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from composer.errors import EXIT_BUSY, ComposerError
-from composer.ostree.locking import Busy, Holder, changing, reading
+from composer.ostree.locking import (
+    Busy,
+    Holder,
+    changing,
+    composing,
+    reading,
+    removing,
+    using,
+)
 from composer.ostree.repo import Repository
 
 _HOLD = """
@@ -133,3 +141,46 @@ def test_a_read_only_file_system_is_told(repo: Repository) -> None:
             pass
     finally:
         subprocess.run(["umount", repo.path], check=True)
+
+
+def test_who_uses_it_keeps_out_who_removes_and_nobody_else(repo: Repository) -> None:
+    with _held(repo, "using"):
+        with using(repo), changing(repo):
+            pass
+        with pytest.raises(Busy) as refused, removing(repo):
+            pass
+        assert refused.value.exit_status == EXIT_BUSY
+    with _held(repo, "removing") as other:
+        for lock in (using, changing, removing, reading):
+            with pytest.raises(Busy) as refused, lock(repo):
+                pass
+            assert refused.value.holder.pid == other.pid
+
+
+def test_who_waits_to_remove_does_not_hold_up_who_changes(repo: Repository) -> None:
+    """Someone who uses it may wait for its turn to change it: held both ways, nobody went on."""
+    waits = threading.Event()
+
+    def remove() -> None:
+        with removing(repo, lambda holder: waits.set()):
+            pass
+
+    with using(repo):
+        waiter = threading.Thread(target=remove)
+        waiter.start()
+        assert waits.wait(5)
+        with changing(repo):
+            pass
+    waiter.join(5)
+    assert not waiter.is_alive()
+
+
+def test_one_compose_of_a_ref_at_a_time(repo: Repository) -> None:
+    with composing(repo, "one"):
+        with pytest.raises(Busy) as refused, composing(repo, "one"):
+            pass
+        assert refused.value.holder.pid == os.getpid()
+        with composing(repo, "other/../../x"), changing(repo):
+            pass
+    with composing(repo, "one"):
+        pass

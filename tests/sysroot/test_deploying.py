@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from composer.errors import NoSpace, NotFound, NothingNew, UsageError
+from composer.checksum import ContentDigest, ObjectChecksum
+from composer.errors import EXIT_BUSY, NoSpace, NotFound, NothingNew, UsageError
 from composer.ostree.library import RepositoryError
+from composer.ostree.locking import Busy, changing, using
+from composer.ostree.objects import Header
 from composer.sysroot.deploying import FAILED, FailedBefore, Incomplete, Older, prepare
 from composer.sysroot.first_process import NotBootable
 from composer.sysroot.kernel_arguments import Edit
 from composer.sysroot.sysroot import Sysroot, SysrootBusy
-from tests.commands import ostree
+from tests.commands import jigdo, ostree
 from tests.sysroot.conftest import KERNEL, OS, REF, Scene
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="checking trees out takes root")
@@ -139,6 +144,59 @@ def test_another_process_that_changes_the_sysroot_is_respected(scene: Scene) -> 
     ):
         scene.deploy(commit)
     assert scene.deploy(commit).commit == commit
+
+
+def test_who_is_at_work_in_a_sysroot_or_its_repository_is_told_or_waited_for(scene: Scene) -> None:
+    commit = scene.commit("1")
+    root = scene.sysroot.path
+    commands: list[list[object]] = [
+        ["deploy", REF],
+        ["rollback"],
+        ["undeploy", "0"],
+        ["os-init", "other"],
+    ]
+    for lock in (changing, using):
+        with lock(scene.sysroot.repo):
+            for words in commands:
+                refused = jigdo(*words, "--sysroot", root, status=EXIT_BUSY)
+                assert "another process is at work in it" in refused.err
+    with scene.sysroot.changing():
+        for words in commands:
+            refused = jigdo(*words, "--sysroot", root, status=EXIT_BUSY)
+            assert "another process changes this sysroot" in refused.err
+    assert scene.commits() == []
+    assert scene.sysroot.oses() == (OS,)
+    assert scene.deploy(commit).commit == commit
+
+
+@pytest.mark.parametrize("what", ["sysroot", "repository"])
+def test_deploy_that_waits_deploys_what_is_newest_then(scene: Scene, what: str) -> None:
+    scene.commit("1")
+    argv = [sys.executable, "-m", "composer", "deploy", REF, "--wait", "--sysroot"]
+    with scene.sysroot.changing() if what == "sysroot" else changing(scene.sysroot.repo):
+        process = subprocess.Popen([*argv, scene.sysroot.path], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        assert "waiting for" in process.stderr.readline()
+        newest = scene.commit("2")
+    with process:
+        assert process.wait(30) == 0
+    assert scene.commits() == [newest]
+
+
+def test_pull_beside_a_deploy_keeps_what_no_ref_has_yet(scene: Scene) -> None:
+    """Deploying prunes: what a pull has landed and not yet named would go."""
+    commit = scene.commit("1")
+    scene.deploy(commit)
+    second = scene.commit("2")
+    with changing(scene.sysroot.repo):
+        with scene.sysroot.repo.transaction():
+            scene.sysroot.repo.write_dirmeta(Header(7, 7, stat.S_IFDIR | 0o755))
+        with pytest.raises(Busy):
+            scene.deploy(second)
+    loose = ContentDigest.of(Header(7, 7, stat.S_IFDIR | 0o755).metadata())
+    assert scene.sysroot.repo.has("dirmeta", ObjectChecksum(loose))
+    scene.deploy(second)
+    assert not scene.sysroot.repo.has("dirmeta", ObjectChecksum(loose)), "so it does prune"
 
 
 def test_full_boot_leaves_the_old_system_whole(scene: Scene) -> None:

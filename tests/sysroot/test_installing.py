@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from composer.errors import UsageError
+from composer.errors import EXIT_BUSY, UsageError
+from composer.ostree.locking import changing, removing, using
 from composer.sysroot.disk import DiskInUse, require_unused
 from composer.sysroot.grub import find_grub
 from tests.commands import Done, jigdo
@@ -145,7 +146,7 @@ def test_commit_that_cannot_boot_leaves_no_image(
     require_clean(image)
 
 
-def test_killed_install_leaves_no_mount_and_no_loop_device(
+def test_killed_install_keeps_others_off_and_leaves_no_mount_and_no_loop_device(
     scene: Scene, tmp_path: Path, env: dict[str, str]
 ) -> None:
     tree = scene.scratch / "large/usr/share"
@@ -161,10 +162,27 @@ def test_killed_install_leaves_no_mount_and_no_loop_device(
         if used_loops(image) or process.poll() is not None:
             break
         time.sleep(0.05)
+    process.send_signal(signal.SIGSTOP)
     assert process.poll() is None
+    said = install(scene, image, env, "--size", SIZE, "--wipe", status=EXIT_BUSY).err
+    assert "another process is at work on it" in said
     process.send_signal(signal.SIGKILL)
     process.wait(30)
     require_clean(image)
+
+
+def test_nothing_is_removed_from_where_it_is_copied_from(
+    scene: Scene, tmp_path: Path, env: dict[str, str]
+) -> None:
+    commit = scene.commit("1")
+    words = ("--size", SIZE)
+    with removing(scene.sysroot.repo):
+        said = install(scene, tmp_path / "disk.img", env, *words, status=EXIT_BUSY).err
+        assert "another process is at work in it" in said
+        assert not (tmp_path / "disk.img").exists()
+    with using(scene.sysroot.repo), changing(scene.sysroot.repo):  # set build, pull
+        done = install(scene, tmp_path / "disk.img", env, *words, "--json").document
+    assert done["deployment"]["commit"] == str(commit)
 
 
 def test_image_needs_a_size_that_a_system_fits_into(
