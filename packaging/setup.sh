@@ -24,7 +24,7 @@ fail() {
 # The names in column $1 of the table, for what is wanted in $scope.
 wanted() {
     awk -v column="$1" -v scope="$scope" '
-        !/^#/ && NF && ($2 == "run" || scope == "bench" || $2 == scope) {
+        !/^#/ && NF && ($2 == "run" || scope == "bench" || $2 == scope) && $column != "-" {
             gsub(",", "\n", $column); print $column
         }
     ' "$table"
@@ -49,10 +49,12 @@ missing_debian() {
     )
 }
 
+# By what packages provide: dnf is dnf5's since Fedora 41.
 missing_fedora() {
     local name
     for name in $(wanted 4); do
-        rpm -q --quiet "$name" || printf '%s\n' "$name"
+        case $name in *'?') continue ;; esac
+        rpm -q --quiet --whatprovides "$name" || printf '%s\n' "$name"
     done
 }
 
@@ -78,8 +80,13 @@ install_debian() {
 }
 
 install_fedora() {
-    as_root dnf install --assumeyes --setopt=install_weak_deps=False "$@" ||
-        fail "dnf could not install: $*" "see dnf's messages above"
+    local dnf=(dnf install --assumeyes --setopt=install_weak_deps=False) name
+    as_root "${dnf[@]}" "$@" || fail "dnf could not install: $*" "see dnf's messages above"
+    # Tried once, together with what has to be there.
+    for name in $(wanted 4 | sed -n 's/?$//p'); do
+        rpm -q --quiet --whatprovides "$name" || as_root "${dnf[@]}" "$name" ||
+            say "going on without $name, which this Fedora lacks"
+    done
 }
 
 system_packages() {

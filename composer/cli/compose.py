@@ -229,7 +229,7 @@ def _warn_unfiltered(console: Console) -> None:
     if not seccomp.is_available():
         console.warn(
             "scriptlets run without a filter of system calls: Python's libseccomp is missing"
-            " (apt-get install python3-seccomp, or dnf install python3-libseccomp)"
+            " (Debian: python3-seccomp; Fedora 44 and newer: libseccomp-python)"
         )
 
 

@@ -27,7 +27,8 @@ _KERNEL_INSTALL = "usr/lib/kernel/install.conf.d/00-jigdo-composer.conf"
 _INITRAMFS_NAMES = (("initramfs-", ".img"), ("initrd.img-", ""))
 _DRACUT = "usr/bin/dracut"
 _DEPMOD = ("usr/sbin/depmod", "usr/bin/depmod")
-_DRACUT_OSTREE = "usr/lib/dracut/modules.d/98ostree"
+# 98ostree, and 50ostree in libostree of 2025 and later.
+_DRACUT_MODULES, _OSTREE_MODULE = "usr/lib/dracut/modules.d", "[0-9][0-9]ostree"
 
 
 class InitramfsFailed(ComposerError):
@@ -135,7 +136,7 @@ def _make_initramfs(
     # This machine's hardware is no part of the input; dracut's configuration in the tree may
     # ask for it, and arguments that do come later and win.
     argv = [f"/{_DRACUT}", "--force", "--no-hostonly", "--reproducible", "--tmpdir", "/tmp"]
-    if tree.is_dir(_DRACUT_OSTREE):
+    if any(tree.path(_DRACUT_MODULES, follow=True).glob(_OSTREE_MODULE)):
         argv += ["--add", "ostree"]
     try:
         run_in_tree(tree, [*argv, *arguments, "--kver", version, f"/{image}"], timestamp=timestamp)

@@ -313,6 +313,22 @@ def test_initramfs_is_made_by_the_trees_dracut(tmp_path: Path) -> None:
     assert "initramfs.img" not in names
 
 
+@pytest.mark.parametrize("module", ["98ostree", "50ostree"])
+def test_initramfs_has_the_ostree_module_wherever_libostree_puts_it(
+    tmp_path: Path, module: str
+) -> None:
+    dracut = '#!/usr/bin/sh\nfor last; do :; done\necho "$@" > "$last"\n'
+    files = {
+        "/usr/lib/modules/6.1/vmlinuz": File("kernel"),
+        "/usr/bin/dracut": File(dracut, "0755"),
+        f"/usr/lib/dracut/modules.d/{module}/module-setup.sh": File("", "0755"),
+    }
+    treefile, place = small(tmp_path, "boot-location: modules\n", Spec("kernel", files=files))
+    run(tmp_path, treefile, base=place)
+    made = ostree(tmp_path / "repo", "cat", "small", "/usr/lib/modules/6.1/initramfs.img")
+    assert " --add ostree " in made
+
+
 def test_initramfs_of_a_scriptlet_is_made_anew(tmp_path: Path) -> None:
     files = {
         "/usr/lib/modules/6.1/vmlinuz": File("kernel"),
