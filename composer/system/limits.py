@@ -125,7 +125,9 @@ class Watch:
         _give_few_numbers(self._first, self._limits.processes)
         with _first_in_line() as first:
             if not first:
-                os.setpriority(os.PRIO_PROCESS, self._first, _NICE)
+                # Nobody but root may raise one, so it starts from what they have by now.
+                here = os.getpriority(os.PRIO_PROCESS, self._first)
+                os.setpriority(os.PRIO_PROCESS, self._first, min(here + _NICE, 19))
             yield
 
     @property

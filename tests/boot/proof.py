@@ -9,12 +9,15 @@ proven is a row of a table, printed at the end and kept in OUT/table.md.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from composer.errors import EXIT_VERIFICATION
+from composer.mirror.publish import published
 from composer.sysroot.grub import find_grub
 from fixtures.rpms.build import build
 from tests.boot.machine import Boot, Machine
@@ -103,6 +106,7 @@ def prove(proof: Proof) -> None:
     refused(proof, machine)
 
     bare = proof.compose("bare.yaml", "v1")
+    damaged(proof, BARE, bare)
     machine = installed(proof, BARE, "bare", nvme=True)
     boot = proof.boot(machine, "7-bare", "no initramfs: prepare-root is process 1")
     require(boot, bare, version="1", health="active")
@@ -138,6 +142,25 @@ def refused(proof: Proof, machine: Machine) -> None:
         jigdo("deploy", "--sysroot", root, "--retry-failed", env=env)
     what = "`deploy` of generation 3 again; with --retry-failed it is accepted"
     proof.add(what, "refused", time.monotonic() - started)
+
+
+def damaged(proof: Proof, ref: str, commit: str) -> None:
+    """Require that nothing is installed from a set of which the mirror has damaged a byte."""
+    started, scene = time.monotonic(), proof.scene
+    entry = published(scene.work / "mirror", ref, commit)
+    assert entry is not None
+    image = scene.work / "refused.img"
+    with (scene.work / "mirror" / entry.location).open("r+b", buffering=0) as stream:
+        place = entry.offset + entry.index.offset
+        good = os.pread(stream.fileno(), 1, place)
+        os.pwrite(stream.fileno(), bytes([good[0] ^ 1]), place)
+        words = ["install", f"mirror:{ref}", "--disk", image, "--size", "2G"]
+        jigdo(*words, env=scene.env, status=EXIT_VERIFICATION)
+        os.pwrite(stream.fileno(), good, place)
+    if image.exists():
+        raise AssertionError(f"{image} was left")
+    what = "install from a set with one wrong byte on the mirror"
+    proof.add(what, "refused, no image", time.monotonic() - started)
 
 
 def main() -> int:
