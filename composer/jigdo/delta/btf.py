@@ -81,11 +81,12 @@ def _starts(words: Numbers) -> Numbers:
         seconds = words[start + 1 : start + 1 + _BLOCK]
         kinds = seconds >> 24 & 31
         lengths = (3 + tail[kinds] + member[kinds] * (seconds & 0xFFFF)).tolist()
-        last, own = min(start + _BLOCK, len(words) - 2), []
+        last = min(start + _BLOCK, len(words) - 2)
+        begun: list[int] = []
         while at < last:
-            own.append(at)
+            begun.append(at)
             at += lengths[at - start]
-        found.append(numpy.array(own, numpy.int64))
+        found.append(numpy.array(begun, numpy.int64))
     starts = numpy.concatenate(found)
     return starts[:-1] if len(starts) and at > len(words) else starts
 
