@@ -13,13 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from composer.checksum import ContentDigest
 from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
-from composer.jigdo.container import MAX_INDEX, Check, Index, Kind, Range, RangeReader
+from composer.jigdo.container import Check, Index, Kind, Range, RangeReader
 from composer.jigdo.delta.frames import decompress_update
 from composer.jigdo.description import apply_update, parse_update, split_description
 from composer.jigdo.descriptions import Descriptions
 from composer.jigdo.pointer import PointerEntry, UpdatePlace
 from composer.jigdo.reader import JigdoSet
 from composer.net.fetch import Fetcher
+from composer.net.sets import require_bounded, require_described
 
 # So much is fetched at once, where it is in several places; and what it unpacks to.
 _SMALL, _SMALL_UNPACKED = 1 << 20, 1 << 22
@@ -43,22 +44,12 @@ def open_remote_set(
 
     Raises FormatError when the set is of another ref or commit than the pointer says.
     """
-    if max(entry.index.size, entry.index.uncompressed) > MAX_INDEX:
-        raise FormatError(
-            f"{entry.location}: the pointer claims {entry.index.uncompressed} bytes of index",
-            hint="no set has that many: ask who published it",
-        )
+    require_bounded(entry)
     ranges = _RemoteRanges(fetcher, entry, heard)
     known = _updated(fetcher, entry, ranges, kept, max_memory)
     jigdo = JigdoSet(ranges, entry.index, known, offered=ranges.has)
     ranges.learn(jigdo)
-    head = jigdo.head
-    if (head.ref, head.version, head.commit) != (entry.ref, entry.version, entry.commit):
-        raise FormatError(
-            f"{entry.location}: the set is of {head.ref} {head.version}, commit {head.commit}; "
-            f"the pointer says {entry.ref} {entry.version}, commit {entry.commit}",
-            hint="the mirror may be in the middle of an update: try again later",
-        )
+    require_described(jigdo.head, entry)
     return jigdo
 
 
