@@ -28,7 +28,7 @@ _COMMANDS = {
     "deploy": ("deploy", "deploy", "Make a commit what boots next."),
     "diff": ("diff", "diff", "What changed between two commits: packages, advisories, files."),
     "install": ("install", "install", "Make a disk that boots a ref, from a remote or repository."),
-    "mirror": ("mirror", "mirror", "The mirror operator's side: serve, keys, refresh."),
+    "mirror": ("mirror", "mirror", "The mirror operator's side: serve, sync, verify, keys."),
     "os-init": ("install", "os_init", "Make the place of an operating system in a sysroot."),
     "plan": ("plan", "plan", "What a pull would move, use and write; why it is so."),
     "pull": ("pull", "pull", "Reassemble a commit from its jigdo set and RPM mirrors."),
@@ -66,7 +66,7 @@ class _LazyGroup(click.Group):
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 done, 1 error, 2 usage, 3 verification failed, 4 no space, 5 damaged, "
-    "75 busy, 77 nothing new, 130 interrupted.  Shell completion: see docs/commands.md.",
+    "6 behind, 75 busy, 77 nothing new, 130 interrupted.  Shell completion: see docs/commands.md.",
 )
 @click.version_option(__version__, prog_name="jigdo-composer")
 @click.option("-v", "--verbose", is_flag=True, help="Say more; tracebacks with errors.")

@@ -17,8 +17,9 @@ from composer.client.acceptance import (
     NO_WAIVERS,
     Waivers,
 )
-from composer.client.events import Declined, Listener, Meter, Replanned, unheard
-from composer.client.planning import PullPlan, announce, staging_bytes
+from composer.client.carrying import Carrier
+from composer.client.events import Declined, Listener, Meter, unheard
+from composer.client.planning import PullPlan, announce
 from composer.client.remote import Remote
 from composer.client.session import Found, session
 from composer.client.sources import (
@@ -27,13 +28,13 @@ from composer.client.sources import (
     Sources,
     package_directory,
 )
-from composer.client.transfers import Moved, transfers
+from composer.client.transfers import Moved
 from composer.jigdo.descriptions import Descriptions
 from composer.jigdo.examine import DEFAULT_CHOICES, Choices
-from composer.jigdo.lost import LostPackage
+from composer.jigdo.lost import LostPackage, PackagesLost
 from composer.jigdo.plan import Plan
 from composer.jigdo.reader import JigdoSet
-from composer.jigdo.reassemble import check_space, check_storable, reassemble
+from composer.jigdo.reassemble import check_storable
 from composer.jigdo.repack import Packers
 from composer.jigdo.seeding import SeedPlan
 from composer.jigdo.tree import tree_frames
@@ -128,34 +129,15 @@ def pull(
         meter.tell(announced)
         if not approve(announced):
             raise Declined(f"{ref}: not pulled", hint="nothing was changed")
-        beside = staging_bytes(wanted.plan) + wanted.seeds.disk_bytes
-        check_space(repo, wanted.plan, staging_bytes=beside)
-        source = asked.packages(repo, jigdo, wanted, report=meter)
-        meter.expect(announced.chosen.transfers, announced.object_bytes + announced.seed_bytes)
-        lost: list[LostPackage] = []
-
-        def replanned(plan: Plan, gone: Sequence[LostPackage]) -> None:
-            lost.extend(gone)
-            anew = Replanned(tuple(gone), transfers(jigdo, plan))
-            meter.expect(anew.transfers, plan.object_bytes)
-            meter.tell(anew)
-
-        plans = reassemble(
-            jigdo,
-            wanted,
-            repo,
-            source,
-            ref=ref,
-            choices=choices,
-            replanned=replanned,
-            report=meter,
-            workers=workers,
-            packers=packers,
-        )
+        carrier = Carrier(asked, repo, choices, meter, workers, packers)
+        try:
+            plans = carrier.carry(jigdo, wanted, ref, announced.chosen.transfers)
+        except PackagesLost as error:
+            plans = carrier.carry_by_chain(jigdo, ref, found.previous, error)
         remove_tree(package_directory(repo))
         _keep_description(jigdo, repo, Descriptions.of(repo))
         meter.finish()
-        done = _result(found, asked.network, plans, lost, source.replaced())
+        done = _result(found, asked.network, plans, carrier.lost, carrier.replaced)
     # Of programs it is known once they have ended.
     return replace(done, packing_cpu=packers.cpu, packing_seconds=packers.wall / workers)
 
@@ -165,7 +147,7 @@ def _result(
     network: Network,
     plans: Sequence[Plan] = (),
     lost: Sequence[LostPackage] = (),
-    replaced: tuple[Replaced, ...] = (),
+    replaced: Sequence[Replaced] = (),
 ) -> PullResult:
     seeds = found.set[1].seeds if found.set else SeedPlan()
     traffic = network.traffic
@@ -177,18 +159,27 @@ def _result(
         commit=entry.commit,
         previous=found.previous,
         updated=bool(plans),
-        packages=len({package.number for plan in plans for package in plan.packages}) - len(lost),
+        packages=_packages(found, plans, lost),
         moved={kind: Moved(traffic.bytes(kind), traffic.requests(kind)) for kind in kinds},
         new_content_bytes=sum(plan.new_bytes for plan in plans),
         delta_bytes=sum(plan.delta_bytes for plan in plans),
         object_bytes=plans[0].object_bytes if plans else 0,
         lost=tuple(lost),
-        replaced=replaced,
+        replaced=tuple(replaced),
         seeds=len(seeds.places.keys() - seeds.failed),
         seed_bytes=sum(seeds.sought[n].size for n in seeds.places.keys() - seeds.failed),
         mirrors=traffic.rows(),
         wrong=network.standing.wrong(),
     )
+
+
+def _packages(found: Found, plans: Sequence[Plan], lost: Sequence[LostPackage]) -> int:
+    """Count the RPMs that were taken; those of versions between are not counted."""
+    if found.set is None:
+        return 0
+    packages, gone = found.set[0].head.packages, {one.ref.pkgid for one in lost}
+    numbers = {package.number for plan in plans for package in plan.packages}
+    return sum(packages[number].ref.pkgid not in gone for number in numbers)
 
 
 def _keep_description(jigdo: JigdoSet, repo: Repository, kept: Descriptions) -> None:

@@ -13,16 +13,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from composer.checksum import ContentDigest
 from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
-from composer.jigdo.container import MAX_INDEX, Check, Index, Kind, RangeReader
+from composer.jigdo.container import Check, Index, Kind, Range, RangeReader
 from composer.jigdo.delta.frames import decompress_update
 from composer.jigdo.description import apply_update, parse_update, split_description
 from composer.jigdo.descriptions import Descriptions
 from composer.jigdo.pointer import PointerEntry, UpdatePlace
 from composer.jigdo.reader import JigdoSet
 from composer.net.fetch import Fetcher
+from composer.net.sets import require_bounded, require_described
 
-# So much is fetched at once, where it is in several places.
-_SMALL = 1 << 20
+# So much is fetched at once, where it is in several places; and what it unpacks to.
+_SMALL, _SMALL_UNPACKED = 1 << 20, 1 << 22
+
+_Ahead = tuple[float, list[bytes]]
+"""Seconds that a batch took to come; its bytes, where they are not checked yet."""
 
 Heard = Callable[[str, int, float], object]
 """Told of each range that came: its kind ("set", "new", "delta"), bytes, seconds it took."""
@@ -40,22 +44,12 @@ def open_remote_set(
 
     Raises FormatError when the set is of another ref or commit than the pointer says.
     """
-    if max(entry.index.size, entry.index.uncompressed) > MAX_INDEX:
-        raise FormatError(
-            f"{entry.location}: the pointer claims {entry.index.uncompressed} bytes of index",
-            hint="no set has that many: ask who published it",
-        )
+    require_bounded(entry)
     ranges = _RemoteRanges(fetcher, entry, heard)
     known = _updated(fetcher, entry, ranges, kept, max_memory)
     jigdo = JigdoSet(ranges, entry.index, known, offered=ranges.has)
     ranges.learn(jigdo)
-    head = jigdo.head
-    if (head.ref, head.version, head.commit) != (entry.ref, entry.version, entry.commit):
-        raise FormatError(
-            f"{entry.location}: the set is of {head.ref} {head.version}, commit {head.commit}; "
-            f"the pointer says {entry.ref} {entry.version}, commit {entry.commit}",
-            hint="the mirror may be in the middle of an update: try again later",
-        )
+    require_described(jigdo.head, entry)
     return jigdo
 
 
@@ -131,37 +125,54 @@ class _RemoteRanges(RangeReader):
         place = self._entry.offset + first
         return container is None or bool(container.find(self._entry.location, place, length))
 
-    def read_each(self, ranges: Sequence[tuple[int, int, Check]]) -> Iterator[None]:
+    def read_each(self, ranges: Sequence[Range]) -> Iterator[None]:
         """Read each; the next ones are on their way while one is worked on."""
         batches = deque(self._batches(ranges))
         with ThreadPoolExecutor(1, "ahead") as pool:
-            coming: deque[Future[float]] = deque()
+            coming: deque[Future[_Ahead]] = deque()
             if batches:
-                coming.append(pool.submit(self._fetch_all, batches[0]))
+                coming.append(pool.submit(self._ahead, batches[0]))
             try:
                 while batches:
                     # It stays in the queue until it has ended: an interrupt has to find it there.
-                    seconds = coming[0].result()
+                    seconds, packed = coming[0].result()
                     batch = batches.popleft()
                     coming.popleft()
                     if batches:
-                        coming.append(pool.submit(self._fetch_all, batches[0]))
-                    size = sum(length for _, length, _ in batch)
-                    self._heard(self._kind(batch[0][0]), size, seconds)
+                        coming.append(pool.submit(self._ahead, batches[0]))
+                    size = sum(one.length for one in batch)
+                    self._heard(self._kind(batch[0].first), size, seconds)
+                    if packed:
+                        self._check(batch[0], packed)
                     yield from (None for _ in batch)
             finally:
                 if coming:
                     self._fetcher.give_up(coming.pop())
 
-    def _batches(
-        self, ranges: Sequence[tuple[int, int, Check]]
-    ) -> Iterator[list[tuple[int, int, Check]]]:
+    def _ahead(self, batch: Sequence[Range]) -> _Ahead:
+        """Fetch a batch, and check it; or return the bytes of one that unpacks to much."""
+        if batch[0].unpacked <= _SMALL_UNPACKED:
+            return self._fetch_all([(one.first, one.length, one.check) for one in batch]), []
+        packed: list[bytes] = []
+        [one] = batch
+        seconds = self._fetch_all([(one.first, one.length, lambda data: None)], packed.append)
+        return seconds, packed
+
+    def _check(self, one: Range, packed: list[bytes]) -> None:
+        """Check what came; where it is wrong, fetch it from whoever has the right bytes."""
+        try:
+            one.check(packed.pop())
+        except VerificationFailed:
+            self.read(one.first, one.length, one.check)
+
+    def _batches(self, ranges: Sequence[Range]) -> Iterator[list[Range]]:
         """Group small ranges that are fetched at once: each alone would wait for a round trip."""
-        batch: list[tuple[int, int, Check]] = []
+        batch: list[Range] = []
         for one in ranges:
-            size = one[1] + sum(length for _, length, _ in batch)
+            size = one.length + sum(other.length for other in batch)
             full = len(batch) >= self._fetcher.network.limits.parallel or size > _SMALL
-            if batch and (full or self._kind(one[0]) != self._kind(batch[0][0])):
+            full |= one.unpacked + sum(other.unpacked for other in batch) > _SMALL_UNPACKED
+            if batch and (full or self._kind(one.first) != self._kind(batch[0].first)):
                 yield batch
                 batch = []
             batch.append(one)

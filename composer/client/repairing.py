@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 from composer.checksum import ObjectChecksum
 from composer.client.planning import staging_bytes
 from composer.client.remote import Remote
-from composer.client.remote_set import open_remote_set
 from composer.client.session import Session, session
 from composer.client.sources import DEFAULT_SOURCES, Sources
 from composer.client.transfers import Moved, together
 from composer.errors import ComposerError, NoSpace
-from composer.jigdo.descriptions import Descriptions
-from composer.jigdo.examine import DEFAULT_CHOICES, Choices, examine
+from composer.jigdo.examine import DEFAULT_CHOICES, Choices
 from composer.jigdo.reassemble import check_space, reassemble
 from composer.net.repository import find_entry
 from composer.ostree.checking import Checker, Fault, ObjectName
@@ -173,18 +171,8 @@ class _Repair:
         choices = self.means.choices
         # By its checksum, not by who says that it is the newest: each object is proven by itself.
         entry = find_entry(asked.fetcher, ref, wanted)
-        kept = Descriptions.of(self.repo)
-        jigdo = open_remote_set(asked.fetcher, entry, kept, max_memory=choices.max_memory)
-        needed = examine(
-            jigdo,
-            side,
-            base=None,
-            check=lambda commit: None,
-            choices=choices,
-            at_hand=asked.cache.find,
-            seed=asked.seeds if asked.sources.seeds else None,
-            offered=asked.offered,
-        )
+        jigdo = asked.open(entry, self.repo, choices)
+        needed = asked.examine(jigdo, side, base=None, check=lambda commit: None, choices=choices)
         beside = staging_bytes(needed.plan) + needed.seeds.disk_bytes
         check_space(self.repo, needed.plan, staging_bytes=beside)
         reassemble(

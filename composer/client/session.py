@@ -34,7 +34,7 @@ from composer.client.sources import (
 )
 from composer.errors import BoundExceeded, ChecksumMismatch, FormatError, NotFound
 from composer.jigdo.descriptions import Descriptions
-from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Offered, Wanted, examine
+from composer.jigdo.examine import DEFAULT_CHOICES, CheckCommit, Choices, Wanted, examine
 from composer.jigdo.lost import PackagesLost
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import CommitFrame, JigdoSet
@@ -123,10 +123,7 @@ class Session:
         previous = repo.resolve(ref)
         if previous == entry.commit and is_good_here(self.remote, repo, ref, entry.commit):
             return Found(entry, previous, None)
-        kept = Descriptions.of(repo)
-        jigdo = open_remote_set(
-            self.fetcher, entry, kept, max_memory=choices.max_memory, heard=self.arrivals
-        )
+        jigdo = self.open(entry, repo, choices)
         base = previous if previous and not repo.is_partial(previous) else None
 
         def check(frame: CommitFrame) -> None:
@@ -135,7 +132,30 @@ class Session:
                 require_newer(repo, previous, frame.commit.timestamp, self.waivers)
 
         self.report(Step("read set", item=jigdo.head.version))
-        wanted = examine(
+        wanted = self.examine(
+            jigdo, repo, base=base, check=check, choices=choices, read_only=read_only
+        )
+        return Found(entry, previous, (jigdo, wanted))
+
+    def open(self, entry: PointerEntry, repo: Repository, choices: Choices) -> JigdoSet:
+        """Open the set that an entry names; by what ``repo`` knows of others, if it can be."""
+        kept = Descriptions.of(repo)
+        return open_remote_set(
+            self.fetcher, entry, kept, max_memory=choices.max_memory, heard=self.arrivals
+        )
+
+    def examine(
+        self,
+        jigdo: JigdoSet,
+        repo: Repository,
+        *,
+        base: ObjectChecksum | None,
+        check: CheckCommit,
+        choices: Choices,
+        read_only: bool = False,
+    ) -> Wanted:
+        """Find out what a set's commit needs in ``repo``, with what this session may use."""
+        return examine(
             jigdo,
             repo,
             base=base,
@@ -144,14 +164,8 @@ class Session:
             at_hand=self.cache.find,
             seed=self.seeds if self.sources.seeds else None,
             read_only=read_only,
-            offered=self.offered,
+            offered=self._offers if self.remote.bundle else None,
         )
-        return Found(entry, previous, (jigdo, wanted))
-
-    @property
-    def offered(self) -> Offered | None:
-        """Say what can be had of RPMs, where that is known before they are asked for."""
-        return self._offers if self.remote.bundle else None
 
     def _offers(self, package: PackageRef, size: int) -> bool:
         """Tell whether the bundle has so much of an RPM."""

@@ -413,6 +413,16 @@ Check = Callable[[bytes], object]
 """Raises VerificationFailed for bytes that are not the right ones."""
 
 
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bytes to read, and what proves them; ``unpacked`` is how many ``check`` makes and keeps."""
+
+    first: int
+    length: int
+    check: Check
+    unpacked: int
+
+
 class RangeReader(Protocol):
     """Gives byte ranges of a .jigdo file, wherever it is."""
 
@@ -423,10 +433,13 @@ class RangeReader(Protocol):
         """
         ...
 
-    def read_each(self, ranges: Sequence[tuple[int, int, Check]]) -> Iterator[None]:
-        """Read each for its ``check``, and yield after each; may read the next one ahead."""
-        for first, length, check in ranges:
-            self.read(first, length, check)
+    def read_each(self, ranges: Sequence[Range]) -> Iterator[None]:
+        """Read each for its ``check``, and yield after each; may read the next one ahead.
+
+        What unpacks to much is checked no earlier than it is asked for.
+        """
+        for one in ranges:
+            self.read(one.first, one.length, one.check)
             yield
 
 

@@ -80,6 +80,7 @@ class Wanted:
     missing: bytearray  # a byte per ordinal: 1 for what is neither here nor in a seed
     maps: Mapping[int, Map]  # those that were read
     usable: Callable[[DeltaContent], bool]  # whether this client can make a content of the table
+    is_at_hand: Callable[[int], bool]  # whether the RPM of a package (number) is on this machine
     # What another preference, or no deltas, would fetch; None where that is not everything.
     replan: Callable[[Prefer | None], Plan | None]
     seeds: SeedPlan = field(default_factory=SeedPlan)  # what other trees have
@@ -167,6 +168,7 @@ def examine(
         missing,
         maps,
         planner.can_make,
+        planner.is_at_hand,
         planner.plan,
         seeds,
     )
@@ -214,6 +216,10 @@ class _Planner:
             and usable(self._table, content, max_memory=self._choices.max_memory)
             and all(self._jigdo.offers(piece.frame) for piece in content.pieces)
         )
+
+    def is_at_hand(self, number: int) -> bool:
+        """Tell whether the RPM of a package is on this machine."""
+        return number in self._here
 
     def first(self) -> Plan:
         """Plan as the user prefers; raises PackagesLost when what is offered lacks something."""

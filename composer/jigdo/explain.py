@@ -148,11 +148,11 @@ def _ways(
     chosen = {p.number: set(p.ordinals) for p in plan.packages}
     for number, mapping in sorted(wanted.maps.items()):
         if not missing.isdisjoint(mapping.ordinals):
-            ref = jigdo.head.packages[number].ref
+            ref, here = jigdo.head.packages[number].ref, wanted.is_at_hand(number)
             yield Way(
                 "rpm",
-                str(ref.nevra),
-                package_bytes(jigdo.head, number, mapping, wanted.missing),
+                f"{ref.nevra}, on this machine" if here else str(ref.nevra),
+                0 if here else package_bytes(jigdo.head, number, mapping, wanted.missing),
                 0.0,
                 len({ordinal for ordinal in mapping.ordinals if wanted.missing[ordinal]}),
                 not missing.isdisjoint(chosen.get(number, ())),

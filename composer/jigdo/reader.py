@@ -22,6 +22,7 @@ from composer.jigdo.container import (
     Index,
     IndexPlace,
     Kind,
+    Range,
     RangeReader,
     check_start,
     decompress,
@@ -120,7 +121,7 @@ class JigdoSet:
 
     def _read_runs(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bytes]]:
         runs = [_Run(run) for run in _runs(frames)]
-        ranges = [(run.start, run.length, run.prove) for run in runs]
+        ranges = [Range(run.start, run.length, run.prove, run.unpacked) for run in runs]
         for run, _ in zip(runs, self._reader.read_each(ranges), strict=True):
             if self._keeps:
                 here = [(f.number, data) for f, data in run.proven if f.kind in DESCRIPTION]
@@ -251,6 +252,7 @@ class _Run:
     def __init__(self, frames: list[Frame]) -> None:
         self._frames = frames
         self.start, self.length = frames[0].offset, frames[-1].end - frames[0].offset
+        self.unpacked = sum(frame.uncompressed for frame in frames)
         self.proven: list[tuple[Frame, bytes]] = []
 
     def prove(self, packed: bytes) -> None:

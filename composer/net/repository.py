@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
@@ -35,6 +36,7 @@ from composer.rpm.rpmmd import (
     Record,
     Repomd,
     check_record,
+    each_package,
     find_packages,
     parse_repomd,
     unpack_record,
@@ -42,6 +44,51 @@ from composer.rpm.rpmmd import (
 )
 
 _Got = TypeVar("_Got")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What the rpm-md of a repository says at one moment; ``data`` is its repomd.xml.
+
+    The lists are empty where it carries no sets.
+    """
+
+    data: bytes
+    repomd: Repomd
+    pointer: Pointer
+    versions: Versions
+
+    @property
+    def entries(self) -> tuple[PointerEntry, ...]:
+        """All sets: the newest of each ref, then the others."""
+        return (*self.pointer.entries, *self.versions.entries)
+
+
+def read_listing(fetcher: Fetcher) -> Listing:
+    """Fetch repomd.xml and the two lists of sets that it names."""
+    read: list[bytes] = []
+
+    def listing(repomd: Repomd) -> Listing:
+        carries = repomd.find(RECORD_TYPE) is not None
+        pointer = _read_pointer(fetcher, repomd) if carries else Pointer()
+        return Listing(read[-1], repomd, pointer, _read_versions(fetcher, repomd))
+
+    def check(data: bytes) -> None:
+        read.append(data)
+        parse_repomd(data)
+
+    return _with_repomd(fetcher, listing, check)
+
+
+def read_packages_of(
+    fetcher: Fetcher, repomd: Repomd, found: Callable[[PackageRef], object]
+) -> None:
+    """Call ``found`` with each package of the package list that ``repomd`` names."""
+
+    def look(primary: Path) -> None:
+        each_package(primary, found)
+
+    _unpacked_primary(fetcher, repomd, None, look)
 
 
 def find_entry(fetcher: Fetcher, ref: str, wanted: str = "") -> PointerEntry:
@@ -139,24 +186,32 @@ def locate_packages(
 
 
 def _with_primary(fetcher: Fetcher, spool: Path | None, look: Callable[[Path], _Got]) -> _Got:
-    def read(repomd: Repomd) -> _Got:
-        record = repomd.require("primary")
-        with (
-            tempfile.TemporaryFile(dir=spool) as packed,
-            tempfile.NamedTemporaryFile(dir=spool, suffix=".xml") as plain,
-        ):
-            fetcher.fetch_file(
-                record.location,
-                length=_size(record, MAX_PACKED),
-                into=cast("BinaryIO", packed),
-                check=lambda file: check_record(file, record),
-            )
-            packed.seek(0)
-            unpack_record(packed, record, plain)
-            plain.flush()
-            return look(Path(plain.name))
+    return _with_repomd(fetcher, lambda repomd: _unpacked_primary(fetcher, repomd, spool, look))
 
-    return _with_repomd(fetcher, read)
+
+def _unpacked_primary(
+    fetcher: Fetcher, repomd: Repomd, spool: Path | None, look: Callable[[Path], _Got]
+) -> _Got:
+    record = repomd.require("primary")
+    with (
+        tempfile.TemporaryFile(dir=spool) as packed,
+        tempfile.NamedTemporaryFile(dir=spool, suffix=".xml") as plain,
+    ):
+        fetch_record(fetcher, record, cast("BinaryIO", packed))
+        packed.seek(0)
+        unpack_record(packed, record, plain)
+        plain.flush()
+        return look(Path(plain.name))
+
+
+def fetch_record(fetcher: Fetcher, record: Record, into: BinaryIO) -> None:
+    """Fetch a file that repomd.xml names, as it lies there, and check it."""
+    fetcher.fetch_file(
+        record.location,
+        length=_size(record, MAX_PACKED),
+        into=into,
+        check=lambda file: check_record(file, record),
+    )
 
 
 def _size(record: Record, limit: int) -> int:
@@ -165,17 +220,21 @@ def _size(record: Record, limit: int) -> int:
     return record.size
 
 
-def _with_repomd(fetcher: Fetcher, read: Callable[[Repomd], _Got]) -> _Got:
+def _with_repomd(
+    fetcher: Fetcher,
+    read: Callable[[Repomd], _Got],
+    check: Callable[[bytes], object] = parse_repomd,
+) -> _Got:
     """Fetch repomd.xml and ``read`` by it; once more when its files have gone meanwhile."""
-    repomd = _fetch_repomd(fetcher)
+    repomd = _fetch_repomd(fetcher, check)
     try:
         return read(repomd)
     except NotFound:
         # A mirror that is being updated may have replaced what the old repomd.xml names.
-        if (again := _fetch_repomd(fetcher)) == repomd:
+        if (again := _fetch_repomd(fetcher, check)) == repomd:
             raise
         return read(again)
 
 
-def _fetch_repomd(fetcher: Fetcher) -> Repomd:
-    return parse_repomd(fetcher.fetch_small(REPOMD, limit=MAX_REPOMD, check=parse_repomd))
+def _fetch_repomd(fetcher: Fetcher, check: Callable[[bytes], object]) -> Repomd:
+    return parse_repomd(fetcher.fetch_small(REPOMD, limit=MAX_REPOMD, check=check))

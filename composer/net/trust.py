@@ -28,6 +28,7 @@ from composer.net.statement import (
     expiry_of,
     explained,
     late,
+    ref_of,
     require_delegation,
     role_of,
     start,
@@ -98,6 +99,25 @@ def find_signed_entry(
     raise _verdict(failures)
 
 
+def read_statements(
+    mirrors: Mirrors,
+    store: TrustStore,
+    *,
+    now: datetime | None = None,
+    ignore_expiry: bool = False,
+    network: Network | None = None,
+) -> dict[str, Statement]:
+    """Return by ref what one mirror says of all refs that are signed for.
+
+    Raises what :func:`find_signed_entry` raises where any of it is not to be believed.
+    """
+    clock = now or datetime.now(UTC)
+    when = _NO_EXPIRY if ignore_expiry else clock
+    here = (network or Network.by(Way())).with_limits(_LIMITS)
+    with store.locked(), Fetcher(mirrors, kind="trust", network=here) as fetcher:
+        return _Reading(fetcher, store, when).find_all(clock)
+
+
 def _verdict(failures: Sequence[tuple[str, ComposerError]]) -> ComposerError:
     """The error that tells best why no mirror's word holds; its details name each mirror."""
 
@@ -133,12 +153,34 @@ class _Reading:
         self._set.reference_time = when
 
     def find(self, ref: str, clock: datetime) -> Statement:
+        targets = self._read_top()
+        require_delegation(targets, ref)
+        return self._statement(ref, targets, clock)
+
+    def find_all(self, clock: datetime) -> dict[str, Statement]:
+        targets = self._read_top()
+        roles = (targets.delegations.roles if targets.delegations else None) or {}
+        found = {}
+        for ref in sorted(ref for role in roles if (ref := ref_of(role))):
+            try:
+                found[ref] = self._statement(ref, targets, clock)
+            except NotFound:
+                if not self._is_withdrawn(ref):
+                    raise
+        return found
+
+    def _is_withdrawn(self, ref: str) -> bool:
+        role = role_of(ref)
+        return role in self._set and not cast("Targets", self._set[role]).targets
+
+    def _read_top(self) -> Targets:
         self._follow_root()
         self._read_timestamp()
         self._read_snapshot()
-        targets = self._read_targets("targets", "root")
+        return self._read_targets("targets", "root")
+
+    def _statement(self, ref: str, targets: Targets, clock: datetime) -> Statement:
         role = role_of(ref)
-        require_delegation(targets, ref)
         signed = self._read_targets(role, "targets")
         entry = entry_of(ref, targets, signed)
         made = datetime.fromtimestamp(entry.timestamp, UTC)

@@ -275,23 +275,41 @@ def _local_primary(directory: Path) -> Iterator[Path]:
         raise error.within(str(directory)) from None
 
 
+def each_package(primary: Path, found: Callable[[PackageRef], object]) -> None:
+    """Call ``found`` with each package of an uncompressed primary.xml; none is held."""
+    _parse_primary(primary, lambda package: found(_reference(package, "")))
+
+
 def _packages(primary: Path, wanted: Callable[[Any], bool]) -> list[Any]:
     """The createrepo_c packages of an uncompressed primary.xml that are ``wanted``."""
-    import createrepo_c
-
-    with primary.open("rb") as stream:
-        _check_xml(stream)
     found: list[Any] = []
 
     def keep(package: Any) -> None:
         if wanted(package):
             found.append(package)
 
-    try:
-        createrepo_c.xml_parse_primary(str(primary), None, keep, None, 0)
-    except createrepo_c.CreaterepoCError as error:
-        raise FormatError(f"primary.xml: {error}") from error
+    _parse_primary(primary, keep)
     return found
+
+
+def _parse_primary(primary: Path, each: Callable[[Any], object]) -> None:
+    import createrepo_c
+
+    with primary.open("rb") as stream:
+        _check_xml(stream)
+    failed: list[Exception] = []
+
+    def call(package: Any) -> None:
+        try:
+            each(package)
+        except Exception as error:
+            failed.append(error)  # createrepo_c tells another
+            raise
+
+    try:
+        createrepo_c.xml_parse_primary(str(primary), None, call, None, 0)
+    except createrepo_c.CreaterepoCError as error:
+        raise failed[0] if failed else FormatError(f"primary.xml: {error}") from error
 
 
 def _check_xml(stream: BinaryIO) -> None:

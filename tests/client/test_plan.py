@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from composer.checksum import ContentDigest
-from tests.client.published import MINIMAL, copy_of
+from tests.client.published import MINIMAL, Published, copy_of
 from tests.client.pulling import REMOTE, Client, check_message, rpm_requests, run_here
 from tests.net.lying_mirror import LyingMirror
 
@@ -172,6 +172,17 @@ def test_path_is_explained(mirror: LyingMirror, client: Client) -> None:
     assert found["objects"] == found["missing"] == 1
     [kind] = found["taken"]
     assert any(way["chosen"] and way["kind"] == kind for way in found["ways"])
+
+
+def test_rpm_of_a_cache_is_explained_as_free(
+    published: Published, mirror: LyingMirror, client: Client
+) -> None:
+    client.add_remote(mirror.url)
+    words = ["--explain", "/usr/lib/os-release", "--rpm-cache", published.packages(2)]
+    [way] = [way for way in plan(client, *words)["explanation"]["ways"] if way["kind"] == "rpm"]
+    assert way["bytes"] == 0
+    assert way["chosen"]
+    assert way["name"].endswith(", on this machine")
 
 
 @pytest.mark.parametrize("question", ["/usr/lib/nothing", "/usr/lib/nothing/here", "no-package"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,25 +75,36 @@ def _starts(words: Numbers) -> Numbers:
         tail[kind] = len(own)
     for kind, own in _MEMBER.items():
         member[kind] = len(own)
-    found, at = [], 0
+    found, at = [numpy.zeros(0, numpy.int64)], 0
     for start in range(0, len(words) - 2, _BLOCK):
         # Of a record that would begin at each of these words, how long it would be.
         seconds = words[start + 1 : start + 1 + _BLOCK]
         kinds = seconds >> 24 & 31
         lengths = (3 + tail[kinds] + member[kinds] * (seconds & 0xFFFF)).tolist()
         last = min(start + _BLOCK, len(words) - 2)
+        begun: list[int] = []
         while at < last:
-            found.append(at)
+            begun.append(at)
             at += lengths[at - start]
-    if found and at > len(words):
-        found.pop()
-    return numpy.array(found, numpy.int64)
+        found.append(numpy.array(begun, numpy.int64))
+    starts = numpy.concatenate(found)
+    return starts[:-1] if len(starts) and at > len(words) else starts
 
 
 def _classes(words: Numbers, starts: Numbers) -> Numbers:
     import numpy
 
     classes = numpy.zeros(len(words), numpy.uint8)
+    bounds = starts.searchsorted(numpy.arange(0, len(words), _BLOCK)).tolist()
+    for first, end in pairwise((*bounds, len(starts))):
+        _classify(classes, words, starts[first:end])
+    return classes
+
+
+def _classify(classes: Numbers, words: Numbers, starts: Numbers) -> None:
+    """Say of the words of some records what each is."""
+    import numpy
+
     kinds, counts = words[starts + 1] >> 24 & 31, (words[starts + 1] & 0xFFFF).astype(numpy.int64)
     classes[starts] = NAME
     referring = numpy.zeros(32, bool)
@@ -113,4 +125,3 @@ def _classes(words: Numbers, starts: Numbers) -> Numbers:
         for place, word in enumerate(own):
             if word:
                 classes[first + place] = word
-    return classes

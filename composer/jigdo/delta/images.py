@@ -29,6 +29,9 @@ _RELATIVE = 8
 _MOST_SEGMENTS = 64
 # Of a segment, at a time.
 _BLOCK = 1 << 20
+# Of its places that look like references, at a time.
+_PLACES = 1 << 16
+_MOST_UNWINDING = 1 << 17
 # .eh_frame_hdr: version, then how its numbers are written: what all linkers do.
 _SEARCH_TABLE = b"\x01\x1b\x03\x3b"
 
@@ -182,14 +185,23 @@ def _move_code(data: bytearray, addresses: _Addresses, number: int) -> None:
         # call and jmp; a ModRM byte that says "relative to the next instruction"; jcc.
         like = (first & 0xFE == 0xE8) | (first & 0xC7 == 5)
         like[1:] |= (first[1:] & 0xF0 == 0x80) & (first[:-1] == 0x0F)
-        places = numpy.flatnonzero(like)
-        distances = _words(code, places + 1)
-        became, known = addresses.distance(places + (at + shift + 5), distances)
-        here = known & (became != distances)
-        places, became = places[here], became[here]
+        found = numpy.flatnonzero(like)
+        cuts = range(_PLACES, len(found), _PLACES)
+        moved = [_moved(code, part, at + shift, addresses) for part in numpy.split(found, cuts)]
+        places, became = map(numpy.concatenate, zip(*moved, strict=True))
         apart = numpy.ones(len(places), bool)
         apart[1:] = numpy.diff(places) >= 5
         _put(data, places[apart] + (at + 1), became[apart])
+
+
+def _moved(
+    code: Numbers, places: Numbers, address: int, addresses: _Addresses
+) -> tuple[Numbers, Numbers]:
+    """Return which of these places have a distance that is another now, and what became of it."""
+    distances = _words(code, places + 1)
+    became, known = addresses.distance(places + (address + 5), distances)
+    here = known & (became != distances)
+    return places[here], became[here]
 
 
 def _move_pointers(data: bytearray, addresses: _Addresses, number: int) -> None:
@@ -231,6 +243,8 @@ def _unwinding(data: bytearray, addresses: _Addresses) -> list[tuple[Numbers, Nu
     headers, (_, count) = _headers(data, 0x20, 0x36)
     for kind, _, offset, address, size in _program(data, headers, count):
         if kind != _UNWINDING or size < 12 or offset + size > len(data) or address >= 1 << 48:
+            continue
+        if (size - 12) // 8 > _MOST_UNWINDING:
             continue
         if data[offset : offset + 4] != _SEARCH_TABLE:
             continue

@@ -45,7 +45,7 @@ WORKING_MEMORY = 40 << 20
 MOST_COPIES = 1 << 17
 """Of a patch, for what they say of places is held in memory."""
 
-# Relocations that are moved at a time.
+# Relocations, symbols or words that are moved at a time.
 _BLOCK = 1 << 15
 
 _SECTION_SYMBOL = 3
@@ -154,22 +154,31 @@ class Moving:
         start, end = self.file.extent(self.file.btf)
         if (btf := parse_btf(self.data, start, end - start)) is None:
             return
-        words = btf.words.copy()
-        for kind, common, own in (
-            (TYPE, shared.types, moves.types),
-            (NAME, shared.names, moves.names),
-        ):
-            here = numpy.flatnonzero(btf.classes == kind)
-            values = words[here].astype(numpy.int64)
-            words[here] = (values + common.at(values) + own.at(values)).astype(numpy.uint32)
-        self._put(btf.start, words)
+        for at in range(0, len(btf.words), _BLOCK):
+            words, classes = btf.words[at : at + _BLOCK].copy(), btf.classes[at : at + _BLOCK]
+            for kind, common, own in (
+                (TYPE, shared.types, moves.types),
+                (NAME, shared.names, moves.names),
+            ):
+                here = numpy.flatnonzero(classes == kind)
+                values = words[here].astype(numpy.int64)
+                words[here] = (values + common.at(values) + own.at(values)).astype(numpy.uint32)
+            self._put(btf.start + 4 * at, words)
 
     def move_symbols(self, places: Places, moves: Moves) -> None:
         """Move names, addresses and sizes of symbols."""
+        starts, targets = self.file.sections["offset"], self.targets(places, moves)
+        everything = symbols_of(self.data, self.file)
+        for at in range(0, len(everything), _BLOCK):
+            symbols = everything[at : at + _BLOCK].copy()
+            self._move_symbols(symbols, places, starts, targets)
+            self._put(self.file.extent(self.file.symbols)[0] + at * ENTRY, symbols)
+
+    def _move_symbols(
+        self, symbols: Numbers, places: Places, starts: Numbers, targets: Numbers
+    ) -> None:
         import numpy
 
-        starts, targets = self.file.sections["offset"], self.targets(places, moves)
-        symbols = symbols_of(self.data, self.file).copy()
         names, section = symbols["name"].astype(numpy.int64), symbols["section"]
         own = self.file.names
         moved = places.names(starts[own] + names) - targets[own]
@@ -181,7 +190,6 @@ class Moving:
         moved = places.contents(at)
         symbols["value"][here] = moved - targets[section]
         symbols["size"][here] = numpy.where(sizes > 0, places.contents(at + sizes) - moved, 0)
-        self._put(self.file.extent(self.file.symbols)[0], symbols)
 
     def move_relocations(self, places: Places, moves: Moves) -> None:
         """Move offsets, symbols and addends of relocations."""
