@@ -186,7 +186,7 @@ class Repository:
         None for one that is compressed, or is a symlink: :meth:`content` reads all.
         """
         name = checksum.hex()
-        place = self.path / "objects" / name[:2] / f"{name[2:]}.file"
+        place = f"{self.path}/objects/{name[:2]}/{name[2:]}.file"
         try:
             descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:  # whatever is wrong with it, content() says
