@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
@@ -22,7 +22,7 @@ from composer.jigdo.manifest import Contents, Map
 from composer.jigdo.plan import Plan, Price, make_plan, needed_frames, unexplained
 from composer.jigdo.reader import CommitFrame, JigdoSet
 from composer.jigdo.seeding import Seed, SeedPlan, seek
-from composer.jigdo.tree import Ordinals, paths_of, tree_frames, walk
+from composer.jigdo.tree import Cutter, Ordinals, paths_of, walk
 from composer.ostree.objects import Header
 from composer.ostree.repo import Repository
 from composer.rpm.package import PackageRef
@@ -121,7 +121,8 @@ def examine(
     check(start)
     if not read_only:
         repo.land_staged()
-    dirtrees, ordinals = _read_tree(jigdo, repo, start, base)
+    old = _Base(repo, base)
+    dirtrees, ordinals = _read_tree(jigdo, repo, start, old.frames)
     contents = jigdo.contents(table, objects=len(ordinals), headers=headers)
     missing = _missing(repo, ordinals, staged=read_only)
     maps = _read_maps(jigdo, repo, base, missing, contents, headers)
@@ -136,7 +137,7 @@ def examine(
         seeds = seek(seed, *said, ordinals, missing, root, dirtree)
     missing = seeds.left(missing)
     contents = _offered_contents(jigdo, contents)
-    deltas = _read_deltas(jigdo, repo, base, missing, headers)
+    deltas = _read_deltas(jigdo, repo, old, missing, headers)
 
     def name(objects: Collection[ObjectChecksum]) -> list[str]:
         return [*islice(paths_of(start.commit.tree, dirtree, objects), MOST_NAMED)]
@@ -309,19 +310,19 @@ def _at_hand(
 def _read_deltas(
     jigdo: JigdoSet,
     repo: Repository,
-    base: ObjectChecksum | None,
+    old: _Base,
     missing: bytearray,
     headers: tuple[Header, ...],
 ) -> Deltas | None:
-    """Read what can be made of a commit that is here: ``base``, or else any that the set knows."""
+    """Read what can be made of a commit that is here: ``old``, or else any that the set knows."""
     if not any(missing):
         return None
+    base = old.commit
     known = [found.commit for found in jigdo.head.bases]
     here = [c for c in known if c == base or (repo.has("commit", c) and not repo.is_partial(c))]
     for commit in sorted(here, key=lambda c: (c != base, c)):
-        try:
-            objects = _objects(repo, commit)
-        except ComposerError:  # pruned, or otherwise not whole
+        objects = (old if commit == base else _Base(repo, commit)).objects
+        if objects is None:
             continue
         table = jigdo.deltas(commit, objects=len(missing), headers=headers)
         if table is not None:
@@ -329,19 +330,37 @@ def _read_deltas(
     return None
 
 
-def _objects(repo: Repository, commit: ObjectChecksum) -> Sequence[ObjectChecksum]:
-    ordinals = Ordinals()
-    for visit in walk(repo.commit(commit).tree, lambda one: repo.metadata("dirtree", one)):
-        ordinals.add(visit.tree)
-    return ordinals.checksums
+class _Base:
+    """What is read of an older commit, in one walk: its tree frames' digests and its objects.
+
+    Nothing, and ``objects`` None, for no commit, or one that was pruned or is otherwise not
+    whole: it saves nothing.
+    """
+
+    def __init__(self, repo: Repository, commit: ObjectChecksum | None) -> None:
+        self.commit = commit
+        self.frames: set[ContentDigest] = set()
+        self.objects: Sequence[ObjectChecksum] | None = None
+        if commit is None or not repo.has("commit", commit):
+            return
+        ordinals, cutter = Ordinals(), Cutter()
+        found: set[ContentDigest] = set()
+        try:
+            for visit in walk(repo.commit(commit).tree, lambda one: repo.metadata("dirtree", one)):
+                ordinals.add(visit.tree)
+                if frame := cutter.add(visit):
+                    found.add(ContentDigest.of(frame))
+        except ComposerError:
+            return
+        found.add(ContentDigest.of(cutter.finish()))
+        self.frames, self.objects = found, ordinals.checksums
 
 
 def _read_tree(
-    jigdo: JigdoSet, repo: Repository, start: CommitFrame, base: ObjectChecksum | None
+    jigdo: JigdoSet, repo: Repository, start: CommitFrame, known: Container[ContentDigest]
 ) -> tuple[dict[ObjectChecksum, bytes], Ordinals]:
-    """Walk the commit's tree; fetch the tree frames that hold dirtrees which are not here."""
+    """Walk the commit's tree; fetch those tree frames that are not ``known`` to be here."""
     frames = list(jigdo.index.of(Kind.TREE))
-    known = _base_frames(repo, base)
     unread = [frame for frame in frames if frame.digest in known]
     fetched: dict[ObjectChecksum, bytes] = {}
     if len(unread) < len(frames) and not repo.has("dirtree", start.commit.tree):
@@ -366,17 +385,6 @@ def _read_tree(
     for visit in walk(start.commit.tree, load):
         ordinals.add(visit.tree)
     return missing, ordinals
-
-
-def _base_frames(repo: Repository, base: ObjectChecksum | None) -> dict[ContentDigest, None]:
-    if base is None or not repo.has("commit", base):
-        return {}
-    root = repo.commit(base).tree
-    try:
-        frames = tree_frames(root, lambda checksum: repo.metadata("dirtree", checksum))
-        return dict.fromkeys(map(ContentDigest.of, frames))
-    except ComposerError:  # pruned, or otherwise not whole: it saves nothing
-        return {}
 
 
 def _missing(repo: Repository, ordinals: Ordinals, *, staged: bool) -> bytearray:

@@ -43,7 +43,8 @@ from composer.rpm.package import PackageRef
 BATCH_BYTES = 64 << 20
 """After about this many bytes, what was written is landed: the most a power cut costs."""
 
-_RESERVE = 16 << 20  # for metadata and what the file system itself needs
+# For metadata, what the file system itself needs, and what is laid out beside by each worker.
+_RESERVE = 48 << 20
 
 
 Arriving = Generator[tuple[PackageRef, Path], None, None]

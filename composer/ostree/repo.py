@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 INLINE_LIMIT = 1 << 20
 """Content of up to this many bytes is written in one call, larger is streamed."""
 
+SPOOL_LIMIT = 16 << 20
+"""Up to this many bytes it is laid out and hashed beside, which libostree takes longer for."""
+
 MODES = ("bare", "bare-user", "bare-user-only", "archive")
 
 
@@ -183,7 +186,7 @@ class Repository:
         None for one that is compressed, or is a symlink: :meth:`content` reads all.
         """
         name = checksum.hex()
-        place = self.path / "objects" / name[:2] / f"{name[2:]}.file"
+        place = f"{self.path}/objects/{name[:2]}/{name[2:]}.file"
         try:
             descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:  # whatever is wrong with it, content() says
@@ -395,7 +398,7 @@ class ContentWriter:
     def __init__(self, repo: Any, path: Path, mode: str, header: Header) -> None:
         self._repo, self._path, self._mode, self._header = repo, path, mode, header
         self._xattrs = header.variant()
-        self._started = hashlib.sha256(b"" if header.is_symlink else header.serialized())
+        self._started = b"" if header.is_symlink else header.serialized()
 
     @property
     def is_symlink(self) -> bool:
@@ -415,49 +418,37 @@ class ContentWriter:
             if h.is_symlink:
                 target = _symlink_target(data)
                 written = self._repo.write_symlink(want, h.uid, h.gid, self._xattrs, target, None)
-            elif expected is not None:
-                return self._write_proven(data, expected)
             else:
-                written = self._repo.write_regfile_inline(
-                    want, h.uid, h.gid, h.mode, self._xattrs, data, None
-                )
+                return self._write_proven(data, expected)
         return ObjectChecksum.parse(written)
 
-    def _write_proven(self, data: bytes, expected: ObjectChecksum) -> ObjectChecksum:
+    def _write_proven(self, data: bytes, expected: ObjectChecksum | None) -> ObjectChecksum:
         """Prove the object here and hand it over: libostree takes four times as long to hash."""
         from gi.repository import Gio, GLib
 
-        whole = self._started.copy()
-        whole.update(data)
-        if whole.digest() != expected:
+        # What is hashed is the very stream that libostree takes an object from.
+        whole = self._started + data
+        checksum = self._proven(hashlib.sha256(whole), expected)
+        stream = Gio.MemoryInputStream.new_from_bytes(GLib.Bytes.new(whole))
+        self._repo.write_content_trusted(str(checksum), stream, len(whole), None)
+        return checksum
+
+    def _proven(self, state: hashlib._Hash, expected: ObjectChecksum | None) -> ObjectChecksum:
+        checksum = ObjectChecksum(state.digest())
+        if expected is not None and checksum != expected:
             raise ChecksumMismatch(
                 what=f"{self._path}: object {expected}",
                 expected=str(expected),
-                actual=whole.hexdigest(),
+                actual=str(checksum),
             )
-        source = Gio.MemoryInputStream.new_from_bytes(GLib.Bytes.new(data))
-        _, stream, length = _ostree().raw_file_to_content_stream(
-            source, self._info(len(data)), self._xattrs, None
-        )
-        self._repo.write_content_trusted(str(expected), stream, length, None)
-        return expected
-
-    def _info(self, size: int) -> Any:
-        from gi.repository import Gio
-
-        info = Gio.FileInfo()
-        info.set_file_type(Gio.FileType.REGULAR)
-        info.set_attribute_uint32("unix::uid", self._header.uid)
-        info.set_attribute_uint32("unix::gid", self._header.gid)
-        info.set_attribute_uint32("unix::mode", self._header.mode)
-        info.set_size(size)
-        return info
+        return checksum
 
     def write_stream(
         self, size: int, pieces: Iterable[bytes], expected: ObjectChecksum | None
     ) -> ObjectChecksum:
         """Write one large object from ``pieces`` of ``size`` bytes in all, without holding it."""
-        if self._mode == "archive":
+        # libostree 2022.7 has no write_regfile for archive repositories.
+        if size <= SPOOL_LIMIT or self._mode == "archive":
             return self._write_spooled(size, pieces, expected)
         h, want = self._header, str(expected) if expected else None
         with self._errors(expected):
@@ -470,23 +461,23 @@ class ContentWriter:
     def _write_spooled(
         self, size: int, pieces: Iterable[bytes], expected: ObjectChecksum | None
     ) -> ObjectChecksum:
-        """As write_stream; libostree 2022.7 has no write_regfile for archive repositories."""
+        """As write_stream: prove it in a file of our own, which the kernel then copies."""
         from gi.repository import Gio
 
-        want, info = str(expected) if expected else None, self._info(size)
+        state = hashlib.sha256(self._started)
         with (
             self._errors(expected),
-            tempfile.TemporaryFile(dir=self._path / "tmp", buffering=0) as spool,
+            tempfile.TemporaryFile(dir=self._path / "tmp") as spool,
         ):
+            spool.write(self._started)
             for piece in _exactly(size, pieces):
+                state.update(piece)
                 spool.write(piece)
+            checksum = self._proven(state, expected)
             spool.seek(0)
             source = Gio.UnixInputStream.new(spool.fileno(), False)
-            _, stream, length = _ostree().raw_file_to_content_stream(
-                source, info, self._xattrs, None
-            )
-            _, raw = self._repo.write_content(want, stream, length, None)
-        return ObjectChecksum(bytes(raw))
+            self._repo.write_content_trusted(str(checksum), source, len(self._started) + size, None)
+        return checksum
 
 
 def _kind(kind: str) -> Any:

@@ -35,6 +35,8 @@ MAX_MEMORY = 200 << 20
 # What the program itself takes beside a content.
 _OWN_MEMORY = 40 << 20
 _SMALL = 1 << 22
+# Bytes of contents that a worker is given at once, if there are several.
+_JOB = 1 << 19
 _INNER_LIMIT = 1 << 30
 
 Frames = Callable[[Sequence[Frame]], Iterator[tuple[Frame, bytes]]]
@@ -126,36 +128,58 @@ class DeltaImporter:
         As :meth:`run`; ``made`` is called for each that ``take`` took.
         """
         failed: dict[int, ComposerError] = {}
-        running: deque[tuple[int, Future[None]]] = deque()
+        running: deque[Future[dict[int, ComposerError | None]]] = deque()
 
         def reap() -> None:
-            number, future = running.popleft()
-            try:
-                future.result()
-                made(number)
-            except NoSpace:
-                raise
-            except ComposerError as error:
-                failed[number] = _without_frames(error)
+            for number, error in running.popleft().result().items():
+                if error is None:
+                    made(number)
+                else:
+                    failed[number] = error
 
         with ThreadPoolExecutor(self._workers) as pool:
-            for number, patches in self._with_patches(numbers, frames):
-                job = pool.submit(self._make, number, patches, take)
-                running.append((number, job))
+            for job in self._jobs(numbers, frames):
+                running.append(pool.submit(self._make_all, job, take))
                 # A content in several frames takes its patches while it is made.
-                while len(running) > (0 if patches.is_open else 2 * self._workers):
+                while len(running) > (0 if job[-1][1].is_open else 2 * self._workers):
                     reap()
             while running:
                 reap()
         return failed
 
-    def _with_patches(
+    def _jobs(
         self, numbers: Collection[int], frames: Iterator[tuple[Frame, bytes]]
-    ) -> Iterator[tuple[int, _Patches]]:
+    ) -> Iterator[list[tuple[int, _Patches]]]:
+        """Yield contents with their patches, small ones together: handing one over takes longer."""
         stream = _FrameStream(self._table, frames)
+        job: list[tuple[int, _Patches]] = []
+        size = 0
         for number, content in enumerate(self._table.contents):
-            if number in numbers:
-                yield number, _Patches(content, stream)
+            if number not in numbers:
+                continue
+            patches = _Patches(content, stream)
+            job.append((number, patches))
+            size += content.size
+            if patches.is_open or size >= _JOB:
+                yield job
+                job, size = [], 0
+        if job:
+            yield job
+
+    def _make_all(
+        self, job: Sequence[tuple[int, _Patches]], take: Take
+    ) -> dict[int, ComposerError | None]:
+        """Make contents one after the other; returns what was wrong with each, or None."""
+        done: dict[int, ComposerError | None] = {}
+        for number, patches in job:
+            try:
+                self._make(number, patches, take)
+                done[number] = None
+            except NoSpace:
+                raise
+            except ComposerError as error:
+                done[number] = _without_frames(error)
+        return done
 
     def _make(self, number: int, patches: _Patches, take: Take) -> None:
         content = self._table.contents[number]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,66 +62,59 @@ def parse_btf(data: Bytes, start: int, size: int) -> Btf | None:
     if magic != _MAGIC or header + offset + length > size:
         return None
     words = numpy.frombuffer(data, "<u4", length // 4, start + header + offset)
-    return Btf(words, start + header + offset, _classes(words, _starts(words)))
+    return Btf(words, start + header + offset, _classes(words))
 
 
-def _starts(words: Numbers) -> Numbers:
-    """Return where the records begin."""
+@cache
+def _tables() -> tuple[Numbers, Numbers, Numbers]:
+    """Return by kind: words of the tail, words of a member, and what each word is.
+
+    The latter in a row of six: a record's first three, then those of the tail or of a member.
+    """
     import numpy
 
-    tail = numpy.zeros(32, numpy.int64)
-    member = numpy.zeros(32, numpy.int64)
-    for kind, own in _TAIL.items():
-        tail[kind] = len(own)
-    for kind, own in _MEMBER.items():
-        member[kind] = len(own)
-    found, at = [numpy.zeros(0, numpy.int64)], 0
+    tail, member = numpy.zeros(32, numpy.int64), numpy.zeros(32, numpy.int64)
+    classes = numpy.zeros((32, 6), numpy.uint8)
+    classes[:, 0] = NAME
+    classes[list(_REFERRING), 2] = TYPE
+    for sizes, rows in ((tail, _TAIL), (member, _MEMBER)):
+        for kind, own in rows.items():
+            sizes[kind] = len(own)
+            classes[kind, 3 : 3 + len(own)] = own
+    return tail, member, classes
+
+
+def _classes(words: Numbers) -> Numbers:
+    import numpy
+
+    tail, member, _ = _tables()
+    classes = numpy.zeros(len(words), numpy.uint8)
+    at = 0
     for start in range(0, len(words) - 2, _BLOCK):
-        # Of a record that would begin at each of these words, how long it would be.
+        # Of a record that would begin at each of these words, its kind and how long it would be.
         seconds = words[start + 1 : start + 1 + _BLOCK]
         kinds = seconds >> 24 & 31
-        lengths = (3 + tail[kinds] + member[kinds] * (seconds & 0xFFFF)).tolist()
-        last = min(start + _BLOCK, len(words) - 2)
+        lengths = 3 + tail[kinds] + member[kinds] * (seconds & 0xFFFF)
+        steps, last = lengths.tolist(), min(start + _BLOCK, len(words) - 2)
         begun: list[int] = []
         while at < last:
             begun.append(at)
-            at += lengths[at - start]
-        found.append(numpy.array(begun, numpy.int64))
-    starts = numpy.concatenate(found)
-    return starts[:-1] if len(starts) and at > len(words) else starts
-
-
-def _classes(words: Numbers, starts: Numbers) -> Numbers:
-    import numpy
-
-    classes = numpy.zeros(len(words), numpy.uint8)
-    bounds = starts.searchsorted(numpy.arange(0, len(words), _BLOCK)).tolist()
-    for first, end in pairwise((*bounds, len(starts))):
-        _classify(classes, words, starts[first:end])
+            at += steps[at - start]
+        if begun and at > len(words):
+            begun.pop()
+        if begun:
+            own = numpy.array(begun, numpy.int64) - start
+            _classify(classes[begun[0] :], kinds[own], lengths[own])
     return classes
 
 
-def _classify(classes: Numbers, words: Numbers, starts: Numbers) -> None:
-    """Say of the words of some records what each is."""
+def _classify(classes: Numbers, kinds: Numbers, lengths: Numbers) -> None:
+    """Say of the words of some records, back to back, what each is."""
     import numpy
 
-    kinds, counts = words[starts + 1] >> 24 & 31, (words[starts + 1] & 0xFFFF).astype(numpy.int64)
-    classes[starts] = NAME
-    referring = numpy.zeros(32, bool)
-    referring[list(_REFERRING)] = True
-    classes[starts[referring[kinds]] + 2] = TYPE
-    for kind, own in _TAIL.items():
-        for place, word in enumerate(own):
-            if word:
-                classes[starts[kinds == kind] + 3 + place] = word
-    for kind, own in _MEMBER.items():
-        here = kinds == kind
-        members = counts[here]
-        if not (total := int(members.sum())):
-            continue
-        before = numpy.cumsum(members) - members
-        first = numpy.repeat(starts[here] + 3 - before * len(own), members)
-        first += numpy.arange(total) * len(own)
-        for place, word in enumerate(own):
-            if word:
-                classes[first + place] = word
+    tail, member, table = _tables()
+    ends = lengths.cumsum()
+    places = numpy.arange(ends[-1]) - (ends - lengths).repeat(lengths)
+    widths = numpy.maximum(tail + member, 1)[kinds].repeat(lengths)
+    places = numpy.where(places < 3, places, 3 + (places - 3) % widths)
+    classes[: len(places)] = table[kinds.repeat(lengths), places]

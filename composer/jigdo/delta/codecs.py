@@ -217,12 +217,13 @@ def _apply_linked(base: Base, patch: bytes, size: int) -> Iterator[bytes]:
     if len(base) > moving.LARGEST_BASE:
         raise FormatError("delta: its base is too large to be moved")
     shared, moves, patch = moving.split_linked(patch)
-    rows = columns.copies(patch, len(base), size, moving.MOST_COPIES)
-    own = bytearray()
+    streams = columns.Streams.split(patch)
+    control = columns.read_control(streams, len(base), size, moving.MOST_COPIES)
+    own = bytearray(len(base))
     for at in range(0, len(base), columns.PIECE):
-        own += base[at : at + columns.PIECE]
-    moving.move(own, rows, shared, moves)
-    yield from columns.apply(own, patch, size=size)
+        own[at : at + columns.PIECE] = base[at : at + columns.PIECE]
+    moving.move(own, columns.copies(control), shared, moves)
+    yield from columns.applied(own, streams, (control,), size=size)
 
 
 def _apply_zstd(base: Base, patch: bytes, size: int) -> Iterator[bytes]:

@@ -35,6 +35,9 @@ SIZE_LIMIT = 1 << 40
 PIECE = 1 << 18
 _BLOCK = 1 << 16
 _HEADER_LIMIT = 36
+_BEYOND = "a length or an offset is beyond what base and target hold"
+# Columns of so many bytes are read one number after the other.
+_SHORT = 256
 
 #: Working memory of :func:`apply` and :func:`covered`, measured and rounded up.
 WORKING_MEMORY = 48 << 20
@@ -89,9 +92,10 @@ class Streams:
     @classmethod
     def split(cls, patch: bytes) -> Streams:
         """Take a patch apart; raises FormatError when it is too short for what it claims."""
-        cursor = Cursor(patch[:_HEADER_LIMIT], "delta")
+        header = patch[:_HEADER_LIMIT]
+        cursor = Cursor(header, "delta")
         sizes = cursor.uvarints(3)
-        body = memoryview(patch)[sum(len(uvarint(size)) for size in sizes) :]
+        body = memoryview(patch)[len(header) - cursor.left :]
         if sum(sizes) > len(body):
             raise wrong("its columns are longer than the patch")
         cuts = [0, sizes[0], sizes[0] + sizes[1], sum(sizes), len(body)]
@@ -175,21 +179,46 @@ def _read_numbers(column: bytes, width: int, limit: int) -> Iterator[Numbers]:
     """Yield blocks of rows of ``width`` integers; raises FormatError for one above ``limit``."""
     import numpy
 
-    data = numpy.frombuffer(column, numpy.uint8)
-    if not len(data):
+    if not column:
         return
-    if data[-1] > 0x7F:
+    if column[-1] > 0x7F:
         raise wrong("a column ends in the middle of a value")
+    if len(column) <= _SHORT:
+        values = _few_numbers(column, limit)
+        if len(values) % width:
+            raise wrong("a column ends in the middle of a row")
+        yield numpy.array(values, numpy.int64).reshape(-1, width)
+        return
+    data = numpy.frombuffer(column, numpy.uint8)
     at = 0
     while at < len(data):
         block = data[at : at + _BLOCK]
-        ends = numpy.flatnonzero(block < 0x80)
+        ends = (block < 0x80).nonzero()[0]
         ends = ends[: len(ends) - len(ends) % width]
         if not len(ends):
             raise wrong("a column ends in the middle of a row, or an integer is too large")
         block = block[: ends[-1] + 1]
         yield _numbers(block, ends, limit).reshape(-1, width)
         at += len(block)
+
+
+def _few_numbers(column: bytes, limit: int) -> list[int]:
+    """Read a short column as :func:`_numbers` does, whose calls would take longer."""
+    values, value, shift = [], 0, 0
+    for byte in column:
+        value |= (byte & 0x7F) << shift
+        if byte > 0x7F:
+            shift += 7
+            continue
+        if shift > 56:
+            raise wrong("an integer is too large")
+        if shift and not byte:
+            raise wrong("an integer is not in its shortest form")
+        if value > limit:
+            raise wrong(_BEYOND)
+        values.append(value)
+        value = shift = 0
+    return values
 
 
 def _numbers(block: Numbers, ends: Numbers, limit: int) -> Numbers:
@@ -204,10 +233,10 @@ def _numbers(block: Numbers, ends: Numbers, limit: int) -> Numbers:
         raise wrong("an integer is not in its shortest form")
     values = (block[starts] & 0x7F).astype(numpy.int64)
     for place in range(1, longest):
-        here = numpy.flatnonzero(widths > place)
+        here = (widths > place).nonzero()[0]
         values[here] |= (block[starts[here] + place] & 0x7F).astype(numpy.int64) << (7 * place)
     if int(values.max()) > limit:
-        raise wrong("a length or an offset is beyond what base and target hold")
+        raise wrong(_BEYOND)
     return values
 
 
@@ -245,9 +274,10 @@ class _Corrector:
         while True:
             count = int(self._starts.searchsorted(stop))
             if count:
-                self._add(
-                    piece, at, self._starts[:count].clip(at), self._ends[:count].clip(at, stop)
-                )
+                starts, ends = self._starts[:count], self._ends[:count]
+                if starts[0] < at or ends[-1] > stop:
+                    starts, ends = starts.clip(at), ends.clip(at, stop)
+                self._add(piece, at, starts, ends)
             done = int(self._ends.searchsorted(stop, side="right"))
             self._starts, self._ends = self._starts[done:], self._ends[done:]
             if len(self._starts) or not self._next_block():
@@ -260,7 +290,7 @@ class _Corrector:
         total = int(lengths.sum())
         if self._used + total > len(self._values):
             raise wrong("more corrections than it has values for")
-        before = numpy.cumsum(lengths) - lengths
+        before = lengths.cumsum() - lengths
         where = numpy.repeat(starts - at - before, lengths) + numpy.arange(total)
         piece[where] += self._values[self._used : self._used + total]
         self._used += total
@@ -278,52 +308,69 @@ def apply(base: Base, patch: bytes, *, size: int) -> Iterator[bytes]:
     does not make exactly ``size`` bytes.  Whether they are the right bytes only
     the target's digest tells: any base that is long enough gives something.
     """
+    streams = Streams.split(patch)
+    return applied(base, streams, _read_control(streams, len(base), size), size=size)
+
+
+def applied(
+    base: Base, streams: Streams, control: Iterable[Numbers], *, size: int
+) -> Iterator[bytes]:
+    """As :func:`apply`, with the blocks of control as they were read."""
     import numpy
 
     if not 0 <= size < SIZE_LIMIT:
         raise wrong(f"a target of {size} bytes")
-    streams = Streams.split(patch)
-    corrector = _Corrector(streams, size)
+    corrector = _Corrector(streams, size) if streams.runs or streams.values else None
     at = 0
-    for raw in _pieces(base, streams, size):
-        piece = numpy.frombuffer(raw, numpy.uint8)
-        corrector.correct(piece, at)
-        at += len(piece)
-        yield piece.tobytes()
-    corrector.finish()
+    for raw in _pieces(base, streams.literals, control, size):
+        if corrector:
+            corrector.correct(numpy.frombuffer(raw, numpy.uint8), at)
+        at += len(raw)
+        yield bytes(raw)
+    if corrector:
+        corrector.finish()
     if at != size:
         raise wrong(f"makes {at} bytes where {size} were declared")
 
 
-def copies(patch: bytes, base_size: int, size: int, most: int) -> Numbers:
-    """Return the copies of a patch as rows of (offset in the base, in the target, length).
+def _read_control(streams: Streams, base_size: int, size: int) -> Iterator[Numbers]:
+    return _read_numbers(streams.control, 3, 2 * max(size, base_size))
 
-    Raises FormatError when they cannot be read, or are more than ``most``; ranges are not
-    checked.
-    """
+
+def read_control(streams: Streams, base_size: int, size: int, most: int) -> Numbers:
+    """Return the rows of control; raises FormatError for what is damaged, or more than ``most``."""
     import numpy
 
     blocks, count = [numpy.zeros((0, 3), numpy.int64)], 0
-    for block in _read_numbers(Streams.split(patch).control, 3, 2 * max(size, base_size)):
+    for block in _read_control(streams, base_size, size):
         blocks.append(block)
         count += len(block)
         if count > most:
             raise wrong(f"more than {most} copies")
-    rows = numpy.concatenate(blocks)
-    literals, lengths = rows[:, 0], rows[:, 1]
-    steps = (rows[:, 2] >> 1) ^ -(rows[:, 2] & 1)
-    ends = numpy.cumsum(literals + lengths)
-    before = numpy.cumsum(lengths) - lengths
-    return numpy.stack((numpy.cumsum(steps) + before, ends - lengths, lengths), axis=1)
+    return numpy.concatenate(blocks)
 
 
-def _pieces(base: Base, streams: Streams, size: int) -> Iterator[bytearray]:
+def copies(control: Numbers) -> Numbers:
+    """Return what control copies: rows of (offset in the base, in the target, length).
+
+    Ranges are not checked.
+    """
+    import numpy
+
+    literals, lengths = control[:, 0], control[:, 1]
+    steps = (control[:, 2] >> 1) ^ -(control[:, 2] & 1)
+    ends = (literals + lengths).cumsum()
+    before = lengths.cumsum() - lengths
+    return numpy.stack((steps.cumsum() + before, ends - lengths, lengths), axis=1)
+
+
+def _pieces(base: Base, new: bytes, control: Iterable[Numbers], size: int) -> Iterator[bytearray]:
     """Yield literals and uncorrected copies in target order, PIECE bytes or a little more."""
-    literals, used, offset, made = memoryview(streams.literals), 0, 0, 0
-    source = memoryview(base) if isinstance(base, bytes) else base
+    literals, used, offset, made = memoryview(new), 0, 0, 0
+    source = memoryview(base) if isinstance(base, (bytes, bytearray)) else base
     limit, most = len(base), len(literals)
     piece = bytearray()
-    for rows in _read_numbers(streams.control, 3, 2 * max(size, limit)):
+    for rows in control:
         for literal, length, step in rows.tolist():
             made += literal + length
             offset += step >> 1 if not step & 1 else -((step + 1) >> 1)

@@ -185,7 +185,7 @@ def _move_code(data: bytearray, addresses: _Addresses, number: int) -> None:
         # call and jmp; a ModRM byte that says "relative to the next instruction"; jcc.
         like = (first & 0xFE == 0xE8) | (first & 0xC7 == 5)
         like[1:] |= (first[1:] & 0xF0 == 0x80) & (first[:-1] == 0x0F)
-        found = numpy.flatnonzero(like)
+        found = like.nonzero()[0]
         cuts = range(_PLACES, len(found), _PLACES)
         moved = [_moved(code, part, at + shift, addresses) for part in numpy.split(found, cuts)]
         places, became = map(numpy.concatenate, zip(*moved, strict=True))
@@ -212,7 +212,7 @@ def _move_pointers(data: bytearray, addresses: _Addresses, number: int) -> None:
     skipped = -int(own.addresses[number]) % 8
     for at in range(start + skipped, start + size - 7, _BLOCK):
         words = numpy.frombuffer(data, "<i8", min(_BLOCK, start + size - at) // 8, at)
-        here = numpy.flatnonzero(words)
+        here = words.nonzero()[0]
         words[here] = addresses(words[here])
 
 

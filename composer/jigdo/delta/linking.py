@@ -129,12 +129,14 @@ class _Match:
         names = self._copies((symbols[1], last), (own_symbols[1], own_last))
         self._rows = [*front, *names]
         moves = self._moved_sections(moves)
-        self._moving.move_symbols(self._places(), moves)
+        places = self._places()
+        self._moving.move_symbols(places, self._moving.targets(places, moves))
         table = self._copies(symbols, own_symbols)
         self._rows = [*front, *table, *names]
         moves = self._moved_sections(moves)
         moves = self._moved_holes(moves)
-        self._moving.move_relocations(self._places(), moves)
+        places = self._places()
+        self._moving.move_relocations(places, self._moving.targets(places, moves), moves.holes)
         rest = self._copies((last, len(self._base)), (own_last, len(self._target)))
         rows = [*front, *table, *names, *rest]
         if len(rows) > MOST_COPIES:
@@ -186,7 +188,9 @@ class _Match:
         """Tell where holes are, as entries were put in between."""
         import numpy
 
-        entries, holes = self._moving.moved_relocations(self._places(), moves)
+        places = self._places()
+        targets = self._moving.targets(places, moves)
+        entries, holes = self._moving.moved_relocations(places, targets)
         wanted = relocations_of(self._target, self._file)
         old, new = _aligned(_without_offset(entries), _without_offset(wanted), 16)
         order = numpy.argsort(holes[old], kind="stable")

@@ -160,14 +160,14 @@ class Moving:
                 (TYPE, shared.types, moves.types),
                 (NAME, shared.names, moves.names),
             ):
-                here = numpy.flatnonzero(classes == kind)
+                here = (classes == kind).nonzero()[0]
                 values = words[here].astype(numpy.int64)
                 words[here] = (values + common.at(values) + own.at(values)).astype(numpy.uint32)
             self._put(btf.start + 4 * at, words)
 
-    def move_symbols(self, places: Places, moves: Moves) -> None:
-        """Move names, addresses and sizes of symbols."""
-        starts, targets = self.file.sections["offset"], self.targets(places, moves)
+    def move_symbols(self, places: Places, targets: Numbers) -> None:
+        """Move names, addresses and sizes of symbols; ``targets`` are :meth:`targets`."""
+        starts = self.file.sections["offset"]
         everything = symbols_of(self.data, self.file)
         for at in range(0, len(everything), _BLOCK):
             symbols = everything[at : at + _BLOCK].copy()
@@ -191,32 +191,32 @@ class Moving:
         symbols["value"][here] = moved - targets[section]
         symbols["size"][here] = numpy.where(sizes > 0, places.contents(at + sizes) - moved, 0)
 
-    def move_relocations(self, places: Places, moves: Moves) -> None:
-        """Move offsets, symbols and addends of relocations."""
+    def move_relocations(self, places: Places, targets: Numbers, steps: Steps) -> None:
+        """Move offsets, symbols and addends of relocations; ``steps`` are those of holes."""
         start = self.file.extent(int(self.file.relocations[0]))[0]
-        for at, entries, holes in self._moved_relocations(places, moves):
-            entries["offset"] += moves.holes.at(holes)
+        for at, entries, holes in self._moved_relocations(places, targets):
+            entries["offset"] += steps.at(holes)
             self._put(start + at * ENTRY, entries)
 
-    def moved_relocations(self, places: Places, moves: Moves) -> tuple[Numbers, Numbers]:
-        """Return the relocations, moved but for ``moves.holes``, and where their holes are."""
+    def moved_relocations(self, places: Places, targets: Numbers) -> tuple[Numbers, Numbers]:
+        """Return the relocations, moved but for the steps of holes, and where their holes are."""
         import numpy
 
-        blocks = [block[1:] for block in self._moved_relocations(places, moves)]
+        blocks = [block[1:] for block in self._moved_relocations(places, targets)]
         entries, holes = zip(*blocks, strict=True)
         return numpy.concatenate(entries), numpy.concatenate(holes)
 
     def _moved_relocations(
-        self, places: Places, moves: Moves
+        self, places: Places, targets: Numbers
     ) -> Iterator[tuple[int, Numbers, Numbers]]:
         """Yield (number of the first, relocations, holes)."""
         import numpy
 
         sections, own = self.file.sections, self.file.sections[self.file.relocations]
-        starts, targets = sections["offset"], self.targets(places, moves)
+        starts = sections["offset"]
         executable = sections["flags"] & EXECUTABLE > 0
         info = numpy.minimum(own["info"], len(sections) - 1).astype(numpy.int64)
-        ends = numpy.cumsum(own["size"] // ENTRY)
+        owners = numpy.repeat(info, own["size"] // ENTRY)
         symbols, table = symbols_of(self.data, self.file), self.file.symbols
         ways = places.symbols(starts[table] + numpy.arange(len(symbols)) * ENTRY) - targets[table]
         ways //= ENTRY
@@ -227,14 +227,13 @@ class Moving:
         everything = relocations_of(self.data, self.file)
         for at in range(0, len(everything), _BLOCK):
             entries = everything[at : at + _BLOCK].copy()
-            numbers = numpy.arange(at, at + len(entries))
-            into = info[ends.searchsorted(numbers, side="right")]
+            into = owners[at : at + len(entries)]
             holes = starts[into] + entries["offset"]
             entries["offset"] = places.contents(holes) - targets[into]
             named = numpy.minimum(entries["symbol"], len(symbols) - 1)
             entries["symbol"] = ways[named]
             section = of_section[named]
-            here = numpy.flatnonzero(section)
+            here = section.nonzero()[0]
             section, kinds = section[here], entries["type"][here]
             from_end = (kinds == _FROM_THEIR_END[0]) | (kinds == _FROM_THEIR_END[1])
             from_end &= executable[into[here]]
@@ -275,7 +274,8 @@ def move(base: bytearray, rows: Numbers, shared: bytes, moves: bytes) -> None:
     if moving := Moving.of(base):
         places = moving.places(rows)
         moving.move_types(common, own)
-        moving.move_symbols(places, own)
-        moving.move_relocations(places, own)
+        targets = moving.targets(places, own)
+        moving.move_symbols(places, targets)
+        moving.move_relocations(places, targets, own.holes)
     elif not move_image(base, Positions(rows, 0, len(base)), own.sections):
         raise wrong("its base is no file whose references can be moved")

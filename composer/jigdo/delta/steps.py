@@ -53,6 +53,8 @@ class Steps:
         count = cursor.count(least=2)
         if count > _MOST_STEPS:
             raise cursor.fail(f"has {count} steps; at most {_MOST_STEPS} are allowed")
+        if not count:
+            return cls()
         places, changes = sums(cursor.uvarints(count)), cursor.svarints(count)
         for column in (places, changes):
             if column and not -_SUM_LIMIT < min(column) <= max(column) < _SUM_LIMIT:
@@ -61,6 +63,10 @@ class Steps:
 
     def at(self, places: Numbers) -> Numbers:
         """Return the function's values at these places."""
+        import numpy
+
+        if not len(self._places):
+            return numpy.zeros(len(places), numpy.int64)
         levels: Numbers = self._levels[self._places.searchsorted(places, side="right")]
         return levels
 
