@@ -204,6 +204,10 @@ def landed_objects(repo: Path) -> set[str]:
     return {p.parent.name + p.name.partition(".")[0] for p in repo.glob("objects/*/*.file*")}
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1
+
+
 class Moved:
     """What a mirror's log says of bytes of RPMs, beside what is on disk."""
 
@@ -239,7 +243,8 @@ class Moved:
             size = (self._mirror.directory / location).stat().st_size
             whole = repo / "tmp/jigdo-packages" / f"{self._pkgids[location]}.rpm"
             part = whole.with_name(whole.name + ".part")
-            if whole.exists() or {str(one) for one in objects} <= here:
+            # After a power cut, one that was renamed may have lost its end.
+            if {str(one) for one in objects} <= here or _size(whole) == size:
                 found[location] = size
             elif part.exists():
                 found[location] = part.stat().st_size

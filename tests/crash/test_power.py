@@ -28,9 +28,13 @@ from tests.net.lying_mirror import LyingMirror
 _ALL = "JIGDO_CRASH_ALL" in os.environ
 _EVERY = int(os.environ.get("JIGDO_CRASH_EVERY", "1"))
 _SAMPLE = 3
-_BATCH = 1 << 20
-# A fixture's update is smaller than what may be at risk: less is allowed here.
-_SETTING = {"composer.jigdo.reassemble:BATCH_BYTES": _BATCH}
+# A fixture's update is smaller than what may be at risk: here it is a 64th of it.
+_SETTING = {
+    "composer.jigdo.batches:BATCH_BYTES": 1 << 20,
+    "composer.jigdo.batches:FETCHED_BYTES": 16 << 14,
+    "composer.net.packages:WINDOW": 24 << 14,
+}
+_AT_RISK = 1 << 20
 _OPERATIONS = ["pull update", "prune", "repair", "deploy", "rollback", "undeploy"]
 
 pytestmark = pytest.mark.timeout(0 if _ALL else 120)
@@ -166,6 +170,7 @@ def test_power_cut_at_any_call_leaves_the_old_or_the_new(
     record_property(TABLE, (name, fault, cuts.points, cuts.states, len(cuts.torn), cuts.most))
     assert not cuts.torn, "\n\n".join([f"{len(cuts.torn)} of {cuts.points}", *cuts.torn[:5]])
     assert cuts.states > 1 or not journal
+    assert cuts.most <= _AT_RISK
 
 
 def _words(operation: Operation, root: Path) -> list[str]:
