@@ -35,7 +35,7 @@ _EVERY = int(os.environ.get("JIGDO_CRASH_EVERY", "1"))
 _RANDOM = int(os.environ.get("JIGDO_CRASH_RANDOM", "100" if _ALL else "2"))
 _SAMPLE = 2
 # So that several can work on an operation.
-_SHARES = 8 if _ALL else 1
+_SHARES = 4 if _ALL else 1
 _REPOSITORY = ("pull update", "pull fresh", "prune", "repair")
 _SYSROOT = ("deploy", "rollback", "undeploy")
 
