@@ -9,14 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.conftest import published
+from tests.client.conftest import published, with_deltas
 from tests.client.published import Published
+from tests.client.pulling import REMOTE
 from tests.crash.layer import Runner
+from tests.crash.operations import DELTAS
 from tests.net.lying_mirror import LyingMirror
 
-__all__ = ["published"]
+__all__ = ["published", "with_deltas"]
 
 TABLE = "crash"
+ALL = "JIGDO_CRASH_ALL" in os.environ
+"""Whether all calls are hit, and not a sample."""
+
+EVERY = int(os.environ.get("JIGDO_CRASH_EVERY", "1"))
+"""Of all, each so many."""
 
 
 def mounted(place: Path, *words: object) -> Path:
@@ -48,9 +55,10 @@ def honest(published: Published) -> Iterator[LyingMirror]:
 
 
 @pytest.fixture(scope="module")
-def env(published: Published, honest: LyingMirror, fast: Path) -> dict[str, str]:
+def env(published: Published, honest: LyingMirror, with_deltas: Path, fast: Path) -> dict[str, str]:
     """What tells commands where the remotes are; deployments can be removed again."""
-    published.write_remote(fast / "config", "demo", honest.url)
+    published.write_remote(fast / "config", REMOTE, honest.url)
+    published.write_remote(fast / "config", DELTAS, with_deltas)
     return {
         "JIGDO_COMPOSER_CONFIG": str(fast / "config"),
         "OSTREE_SYSROOT_DEBUG": "mutable-deployments",

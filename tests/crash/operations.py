@@ -112,6 +112,10 @@ def _damaged(case: InRepository, root: Path) -> None:
             case.damaged.add(path.parent.name + path.name)
 
 
+DELTAS = "deltas"
+"""The remote whose set has them."""
+
+_DELTAS = ("pull", f"{DELTAS}:{MINIMAL}", "--json")
 _PULL = ("pull", f"{REMOTE}:{MINIMAL}", "--json")
 
 
@@ -120,6 +124,7 @@ def in_repositories(published: Published, env: dict[str, str]) -> list[InReposit
     return [
         InRepository("pull update", published, env, _at_generation_1, _PULL, (1, 2)),
         InRepository("pull fresh", published, env, _empty, _PULL, (0, 2)),
+        InRepository("by deltas", published, env, _at_generation_1, _DELTAS, (1, 2)),
         InRepository("prune", published, env, _pulled, ("repo", "prune"), (2,)),
         InRepository("repair", published, env, _damaged, ("repo", "fsck", "--repair"), (1,)),
     ]

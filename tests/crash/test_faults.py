@@ -1,6 +1,6 @@
 """A fault at any call that changes a file: what is left is the old state or the new one, whole.
 
-``make test`` takes a fixed sample; with JIGDO_CRASH_ALL (`make crash-proof`) every call is hit.
+``make test`` takes a fixed sample; with JIGDO_CRASHALL (`make crash-proof`) every call is hit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.published import Published
-from tests.crash.conftest import TABLE
+from tests.crash.conftest import ALL, EVERY, TABLE
 from tests.crash.layer import (
     COUNTED,
     IO_ERROR,
@@ -30,16 +30,14 @@ from tests.crash.layer import (
 from tests.crash.operations import Moved, Operation, in_repositories, in_sysroots
 from tests.net.lying_mirror import LyingMirror
 
-_ALL = "JIGDO_CRASH_ALL" in os.environ
-_EVERY = int(os.environ.get("JIGDO_CRASH_EVERY", "1"))
-_RANDOM = int(os.environ.get("JIGDO_CRASH_RANDOM", "100" if _ALL else "2"))
+_RANDOM = int(os.environ.get("JIGDO_CRASH_RANDOM", "100" if ALL else "2"))
 _SAMPLE = 2
 # So that several can work on an operation.
-_SHARES = 4 if _ALL else 1
-_REPOSITORY = ("pull update", "pull fresh", "prune", "repair")
+_SHARES = 4 if ALL else 1
+_REPOSITORY = ["pull update", "pull fresh", "prune", "repair", *(["by deltas"] if ALL else [])]
 _SYSROOT = ("deploy", "rollback", "undeploy")
 
-pytestmark = pytest.mark.timeout(0 if _ALL else 120)
+pytestmark = pytest.mark.timeout(0 if ALL else 120)
 
 Made = Callable[[str], "Scene"]
 
@@ -93,8 +91,8 @@ def scenes(published: Published, env: dict[str, str], fast: Path, runner: Runner
 def _points(name: str, calls: tuple[str, ...], share: int, kinds: tuple[str, ...]) -> list[int]:
     """Numbers of calls to be hit: all of a share, or a sample with at most one of a kind."""
     numbers = [n for n, call in enumerate(calls, 1) if not kinds or call in kinds]
-    if _ALL:
-        return numbers[::_EVERY][share::_SHARES]
+    if ALL:
+        return numbers[::EVERY][share::_SHARES]
     dice = random.Random(name)
     found: dict[str, int] = {}
     for number in dice.sample(numbers, len(numbers)):

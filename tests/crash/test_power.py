@@ -20,14 +20,13 @@ from pathlib import Path
 import pytest
 
 from tests.client.published import Published
-from tests.crash.conftest import TABLE, mounted
+from tests.client.pulling import REMOTE
+from tests.crash.conftest import ALL, EVERY, TABLE, mounted
 from tests.crash.layer import COUNTED, Runner
 from tests.crash.operations import Moved, Operation, in_repositories, in_sysroots
 from tests.net.lying_mirror import LyingMirror
 
-_ALL = "JIGDO_CRASH_ALL" in os.environ
-_EVERY = int(os.environ.get("JIGDO_CRASH_EVERY", "1"))
-_SAMPLE = 3
+_SAMPLE = 2
 # A fixture's update is smaller than what may be at risk: here it is a 64th of it.
 _SETTING = {
     "composer.jigdo.batches:BATCH_BYTES": 1 << 20,
@@ -36,8 +35,11 @@ _SETTING = {
 }
 _AT_RISK = 1 << 20
 _OPERATIONS = ["pull update", "prune", "repair", "deploy", "rollback", "undeploy"]
+_OPERATIONS += ["by deltas"] if ALL else []
 
-pytestmark = pytest.mark.timeout(0 if _ALL else 120)
+_KINDS = [kind for kind in ("ext4", "xfs") if shutil.which(f"mkfs.{kind}")]
+
+pytestmark = pytest.mark.timeout(0 if ALL else 120)
 
 
 class Disk:
@@ -95,23 +97,23 @@ class Disk:
 
 
 @pytest.fixture(scope="module")
-def again(published: Published, fast: Path) -> Iterator[tuple[Runner, LyingMirror]]:
+def again(
+    published: Published, env: dict[str, str], fast: Path
+) -> Iterator[tuple[Runner, LyingMirror]]:
     """What runs commands after a cut, from a mirror of their own."""
+    config = fast / "config2"
+    shutil.copytree(env["JIGDO_COMPOSER_CONFIG"], config)
     with LyingMirror(published.root / "mirror2") as mirror:
-        published.write_remote(fast / "config2", "demo", mirror.url)
-        env = {
-            "JIGDO_COMPOSER_CONFIG": str(fast / "config2"),
-            "OSTREE_SYSROOT_DEBUG": "mutable-deployments",
-        }
-        with Runner(fast / "runner2", env) as made:
+        published.write_remote(config, REMOTE, mirror.url)
+        with Runner(fast / "runner2", env | {"JIGDO_COMPOSER_CONFIG": str(config)}) as made:
             yield made, mirror
 
 
 def _chosen(name: str) -> Callable[[int, str], bool]:
     """Say at which calls the power goes."""
-    if not _ALL:
+    if not ALL:
         dice = random.Random(name)
-        places = set(dice.sample(range(60 if "pull" in name else 5, 500), 150))
+        places = set(dice.sample(range(100 if "pull" in name else 5, 500), 150))
         left = [_SAMPLE]
 
         def few(number: int, call: str) -> bool:
@@ -121,12 +123,12 @@ def _chosen(name: str) -> Callable[[int, str], bool]:
 
         return few
     # A write that nobody flushed is lost whichever one it is.
-    return lambda number, call: number % (_EVERY * (16 if call == "write" else 1)) == 0
+    return lambda number, call: number % (EVERY * (16 if call == "write" else 1)) == 0
 
 
 @pytest.mark.parametrize("journal", [False, True], ids=["lost", "journal"])
 @pytest.mark.parametrize("name", _OPERATIONS)
-@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+@pytest.mark.parametrize("kind", _KINDS)
 def test_power_cut_at_any_call_leaves_the_old_or_the_new(
     kind: str,
     name: str,
@@ -139,8 +141,6 @@ def test_power_cut_at_any_call_leaves_the_old_or_the_new(
     record_property: Callable[[str, object], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if shutil.which(f"mkfs.{kind}") is None:
-        pytest.skip(f"no mkfs.{kind}")
     monkeypatch.setenv("OSTREE_SYSROOT_DEBUG", "mutable-deployments")
     known: list[Operation] = [
         *in_repositories(published, env),
