@@ -55,10 +55,13 @@ def honest(published: Published) -> Iterator[LyingMirror]:
 
 
 @pytest.fixture(scope="module")
-def env(published: Published, honest: LyingMirror, with_deltas: Path, fast: Path) -> dict[str, str]:
+def env(
+    request: pytest.FixtureRequest, published: Published, honest: LyingMirror, fast: Path
+) -> dict[str, str]:
     """What tells commands where the remotes are; deployments can be removed again."""
     published.write_remote(fast / "config", REMOTE, honest.url)
-    published.write_remote(fast / "config", DELTAS, with_deltas)
+    if ALL:  # making one takes a while
+        published.write_remote(fast / "config", DELTAS, request.getfixturevalue("with_deltas"))
     return {
         "JIGDO_COMPOSER_CONFIG": str(fast / "config"),
         "OSTREE_SYSROOT_DEBUG": "mutable-deployments",

@@ -116,6 +116,7 @@ DELTAS = "deltas"
 """The remote whose set has them."""
 
 _DELTAS = ("pull", f"{DELTAS}:{MINIMAL}", "--json")
+_REPAIR = ("repo", "fsck", "--repair", "--remote", REMOTE)
 _PULL = ("pull", f"{REMOTE}:{MINIMAL}", "--json")
 
 
@@ -126,7 +127,7 @@ def in_repositories(published: Published, env: dict[str, str]) -> list[InReposit
         InRepository("pull fresh", published, env, _empty, _PULL, (0, 2)),
         InRepository("by deltas", published, env, _at_generation_1, _DELTAS, (1, 2)),
         InRepository("prune", published, env, _pulled, ("repo", "prune"), (2,)),
-        InRepository("repair", published, env, _damaged, ("repo", "fsck", "--repair"), (1,)),
+        InRepository("repair", published, env, _damaged, _REPAIR, (1,)),
     ]
 
 

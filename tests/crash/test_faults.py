@@ -108,6 +108,7 @@ def _require_told(ended: Ended, fault: Fault) -> None:
     if ended.status:
         lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
         assert lines, f"it says nothing:\n{ended.err}"
+        assert "\nhint: " in ended.err, f"no hint:\n{ended.err}"
 
 
 _WRITES = ("write", "pwrite", "pwrite64", "copy_file_range", "sendfile", "sendfile64")
