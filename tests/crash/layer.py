@@ -13,6 +13,7 @@ import json
 import mmap
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -81,7 +82,7 @@ class Ended:
     @property
     def was_killed(self) -> bool:
         """Tell whether the fault killed it."""
-        return self.status == -9
+        return self.status == -signal.SIGKILL
 
 
 def built() -> Path:
@@ -159,6 +160,14 @@ class Runner:
     ) -> Ended:
         """Run to the end, and call ``cut`` with the number and name of each call before it is."""
         self._begin(words, scope, _PAUSES, 0, setting)
+        try:
+            return self._until_the_end(cut)
+        except BaseException:
+            os.kill(self._get(_PID), signal.SIGKILL)
+            self._end()
+            raise
+
+    def _until_the_end(self, cut: Callable[[int, str], object]) -> Ended:
         seen = 0
         while True:
             paused = self._get(_PAUSED)
@@ -218,7 +227,7 @@ class Runner:
 
     def _end(self) -> Ended:
         if not self._ready(120):
-            os.kill(self._get(_PID), 9)
+            os.kill(self._get(_PID), signal.SIGKILL)
             pytest.fail("a command hangs")
         assert self._server.stdout is not None
         status = os.waitstatus_to_exitcode(int(self._server.stdout.readline()))

@@ -144,7 +144,7 @@ def test_fault_at_any_call_leaves_the_old_or_the_new(
         hits += bool(ended.hits)
         try:
             most = max(most, _require_whole(scene, ended, fault, moved))
-        except AssertionError as error:
+        except (AssertionError, subprocess.CalledProcessError) as error:
             call = ended.calls[number - 1 : number]
             torn.append(f"call {number}, {call}: status {ended.status}: {error}\n{ended.err}")
     record_property(TABLE, (name, fault.name, len(points), hits, len(torn), most))
@@ -168,7 +168,10 @@ def _require_whole(scene: Scene, ended: Ended, fault: Fault, moved: Moved | None
     if moved is None:
         return 0
     second = moved.require_no_more(here)
-    return sum(max(0, first[n] + second[n] - moved.size(n)) for n in first.keys() & second.keys())
+    return sum(
+        max(0, min(first[name], moved.size(name)) + second[name] - moved.size(name))
+        for name in first.keys() & second.keys()
+    )
 
 
 @pytest.mark.parametrize("name", ["pull update", "pull fresh", "repair"])

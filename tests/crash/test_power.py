@@ -109,7 +109,10 @@ def again(
             yield made, mirror
 
 
-def _chosen(name: str) -> Callable[[int, str], bool]:
+Chosen = Callable[[int, str], bool]
+
+
+def _chosen(name: str) -> Chosen:
     """Say at which calls the power goes."""
     if not ALL:
         dice = random.Random(name)
@@ -126,6 +129,50 @@ def _chosen(name: str) -> Callable[[int, str], bool]:
     return lambda number, call: number % (EVERY * (16 if call == "write" else 1)) == 0
 
 
+Explore = Callable[..., "_Cuts"]
+
+
+@pytest.fixture
+def explore(
+    published: Published,
+    fast: Path,
+    env: dict[str, str],
+    runner: Runner,
+    again: tuple[Runner, LyingMirror],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Explore:
+    """Run an operation, by name, and cut its power at calls that are chosen, and after it."""
+    monkeypatch.setenv("OSTREE_SYSROOT_DEBUG", "mutable-deployments")
+    known: list[Operation] = [
+        *in_repositories(published, env),
+        *in_sysroots(fast / "no-remotes"),
+    ]
+
+    def run(name: str, kind: str, chosen: Chosen, *options: str, journal: bool) -> _Cuts:
+        (operation,) = [one for one in known if one.name == name]
+        disk = Disk(fast / f"{name.replace(' ', '-')}-{kind}-{journal}{''.join(options)}.img", kind)
+        try:
+            root = disk.place / "root"
+            root.mkdir()
+            operation.prepare(root)
+            subprocess.run(["sync", "--file-system", disk.place], check=True)
+            cuts = _Cuts(disk, operation, again, published, journal=journal)
+            ended = runner.run_cut(
+                [*_words(operation, root), *options],
+                root,
+                lambda number, call: cuts.cut(number, call) if chosen(number, call) else None,
+                setting=_SETTING,
+            )
+            assert ended.status == 0, ended.err
+            cuts.cut(len(ended.calls), "the end")
+        finally:
+            subprocess.run(["umount", "--lazy", disk.place], check=True)
+            disk.image.unlink()
+        return cuts
+
+    return run
+
+
 @pytest.mark.parametrize("journal", [False, True], ids=["lost", "journal"])
 @pytest.mark.parametrize("name", _OPERATIONS)
 @pytest.mark.parametrize("kind", _KINDS)
@@ -133,44 +180,23 @@ def test_power_cut_at_any_call_leaves_the_old_or_the_new(
     kind: str,
     name: str,
     journal: bool,
-    published: Published,
-    fast: Path,
-    env: dict[str, str],
-    runner: Runner,
-    again: tuple[Runner, LyingMirror],
+    explore: Explore,
     record_property: Callable[[str, object], None],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("OSTREE_SYSROOT_DEBUG", "mutable-deployments")
-    known: list[Operation] = [
-        *in_repositories(published, env),
-        *in_sysroots(fast / "no-remotes"),
-    ]
-    (operation,) = [one for one in known if one.name == name]
-    disk = Disk(fast / f"{name.replace(' ', '-')}-{kind}-{journal}.img", kind)
-    try:
-        root = disk.place / "root"
-        root.mkdir()
-        operation.prepare(root)
-        subprocess.run(["sync", "--file-system", disk.place], check=True)
-        cuts = _Cuts(disk, operation, again, published, journal=journal)
-        chosen = _chosen(f"{name}{journal}")
-        ended = runner.run_cut(
-            _words(operation, root),
-            root,
-            lambda number, call: cuts.cut(number, call) if chosen(number, call) else None,
-            setting=_SETTING,
-        )
-        assert ended.status == 0, ended.err
-        cuts.cut(len(ended.calls), "the end")
-    finally:
-        subprocess.run(["umount", disk.place], check=True)
-        disk.image.unlink()
+    cuts = explore(name, kind, _chosen(f"{name}{journal}"), journal=journal)
     fault = f"power cut on {kind}" + (", journal written" if journal else "")
     record_property(TABLE, (name, fault, cuts.points, cuts.states, len(cuts.torn), cuts.most))
     assert not cuts.torn, "\n\n".join([f"{len(cuts.torn)} of {cuts.points}", *cuts.torn[:5]])
     assert cuts.states > 1 or not journal
     assert cuts.most <= _AT_RISK
+
+
+def test_command_that_flushes_nothing_is_found_out(explore: Explore) -> None:
+    """Else the test above would show nothing."""
+    cuts = explore(
+        "pull update", "ext4", lambda number, call: False, "--disable-fsync", journal=True
+    )
+    assert len(cuts.torn) == 1
 
 
 def _words(operation: Operation, root: Path) -> list[str]:
@@ -214,7 +240,7 @@ class _Cuts:
         with self._disk.after_a_cut() as root:
             try:
                 self._require_whole(root)
-            except AssertionError as error:
+            except (AssertionError, subprocess.CalledProcessError) as error:
                 self.torn.append(f"before call {number}, {call}: {error}")
 
     def _require_whole(self, root: Path) -> None:
