@@ -20,7 +20,11 @@ from tests.commands import jigdo, ostree
 from tests.net.lying_mirror import LyingMirror
 from tests.sysroot.conftest import FILES, KERNEL, OS, REF, Scene
 
-_SECOND = {f"{KERNEL}/vmlinuz": "another kernel", "usr/lib/new": "new\n"}
+_CHANGES: dict[int, dict[str, str]] = {
+    1: {},
+    2: {f"{KERNEL}/vmlinuz": "another kernel", "usr/lib/new": "new\n"},
+    3: {f"{KERNEL}/vmlinuz": "a third kernel", "usr/lib/newer": "newer\n"},
+}
 
 
 class Operation(Protocol):
@@ -151,9 +155,11 @@ class InSysroot:
         commits = [scene.commit("1")]
         first = scene.deploy(commits[0])
         (scene.directory(first) / "etc/settings").write_text("changed here\n")
-        commits.append(scene.commit("2", _SECOND))
+        commits.append(scene.commit("2", _CHANGES[2]))
         if self.deployed == 2:
             scene.deploy(commits[1])
+        if self.target == 3:
+            commits.append(scene.commit("3", _CHANGES[3]))
         self.commits = [str(commit) for commit in commits]
 
     def words(self, root: Path) -> list[str]:
@@ -184,7 +190,7 @@ class InSysroot:
         assert link is not None
         deployment = (place / link[1]).resolve()
         version = self.commits.index(deployment.name.partition(".")[0]) + 1
-        files = {**FILES, **(_SECOND if version == 2 else {})}
+        files = {**FILES, **_CHANGES[version]}
         for name, text in files.items():
             assert (deployment / name).read_text() == text, f"{deployment / name} is torn"
         assert (deployment / "etc/settings").read_text() == "changed here\n"
@@ -200,6 +206,7 @@ def in_sysroots(no_remotes: Path) -> list[InSysroot]:
     deploy = ("deploy", REF, "--config-dir", str(no_remotes))
     return [
         InSysroot("deploy", 1, deploy, 2, repeatable=True),
+        InSysroot("deploy, another goes", 2, deploy, 3, repeatable=True),
         InSysroot("rollback", 2, ("rollback",), 1),
         InSysroot("undeploy", 2, ("undeploy", "1"), 2),
     ]

@@ -35,7 +35,7 @@ _SAMPLE = 2
 # So that several can work on an operation.
 _SHARES = 4 if ALL else 1
 _REPOSITORY = ["pull update", "pull fresh", "prune", "repair", *(["by deltas"] if ALL else [])]
-_SYSROOT = ("deploy", "rollback", "undeploy")
+_SYSROOT = ("deploy", "deploy, another goes", "rollback", "undeploy")
 
 pytestmark = pytest.mark.timeout(0 if ALL else 120)
 
@@ -172,6 +172,26 @@ def _require_whole(scene: Scene, ended: Ended, fault: Fault, moved: Moved | None
         max(0, min(first[name], moved.size(name)) + second[name] - moved.size(name))
         for name in first.keys() & second.keys()
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "call"),
+    [("rollback", "eio", "fsync"), ("undeploy", "kill", "unlink")],
+)
+def test_fault_at_each_of_these_calls_leaves_the_old_or_the_new(
+    name: str, kind: str, call: str, scenes: Made
+) -> None:
+    """Once, all boot loader entries went, and a commit was left without its tree."""
+    scene = scenes(name)
+    scene.reset()
+    calls = scene.run(COUNTED).calls
+    numbers = [number for number, one in enumerate(calls, 1) if one == call]
+    assert numbers
+    for number in numbers[:: len(numbers) // 12 + 1]:
+        scene.reset()
+        ended = scene.run(_FAULTS[kind], number)
+        assert ended.hits
+        _require_whole(scene, ended, _FAULTS[kind], None)
 
 
 @pytest.mark.parametrize("name", ["pull update", "pull fresh", "repair"])

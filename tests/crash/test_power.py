@@ -35,7 +35,7 @@ _SETTING = {
 }
 _AT_RISK = 1 << 20
 _OPERATIONS = ["pull update", "prune", "repair", "deploy", "rollback", "undeploy"]
-_OPERATIONS += ["by deltas"] if ALL else []
+_OPERATIONS += ["by deltas", "deploy, another goes"] if ALL else []
 
 _KINDS = [kind for kind in ("ext4", "xfs") if shutil.which(f"mkfs.{kind}")]
 
