@@ -6,6 +6,9 @@ PYTEST_ARGS ?=
 DEMO_ARGS ?=
 SECONDS ?= 60
 BENCH_ARGS ?=
+# Of `crash-proof`: every call, or each EVERY-th; kills at random with all workers, of each operation.
+EVERY ?= 1
+RANDOM ?= 100
 # The corpus that .ci/run makes; OUT holds disk images and console logs.
 CORPUS ?= $(lastword $(wildcard $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/jigdo-composer/corpus-????????????????))
 BOOT_OUT ?= .cache/boot-proof
@@ -56,8 +59,9 @@ boot-proof: setup-test ## install from a mirror, boot, update, roll back, in qem
 	@test -d "$(CORPUS)/v2" || { echo "no corpus: .ci/run makes one, or CORPUS=DIR" >&2; exit 2; }
 	$(PYTHON) -m tests.boot.proof --corpus "$(CORPUS)" --out $(BOOT_OUT)
 
-crash-proof: setup-test ## SIGKILL at system calls of pull, prune and repair, all of them (long)
-	JIGDO_CRASH_ALL=1 $(PYTHON) -m pytest -q -rP -n $(JOBS) tests/crash $(PYTEST_ARGS)
+crash-proof: setup-test ## kills, ENOSPC, EIO, power cuts at every call ([EVERY=N] [RANDOM=100]; long; root)
+	JIGDO_CRASH_ALL=1 JIGDO_CRASH_EVERY=$(EVERY) JIGDO_CRASH_RANDOM=$(RANDOM) \
+	    $(PYTHON) -m pytest -q -n $(JOBS) tests/crash $(PYTEST_ARGS)
 
 bench: setup-test ## the benchmarks, on the whole corpus (long)
 	$(PYTHON) -m tests.bench.run $(BENCH_ARGS)

@@ -194,7 +194,7 @@ def announce(
 
 def staging_bytes(plan: Plan) -> int:
     """Return how many bytes of RPMs lie on disk at once, at most."""
-    return min(plan.package_bytes, 2 * WINDOW)
+    return min(plan.package_bytes, 4 * WINDOW)
 
 
 def _read(asked: Session) -> Moved:

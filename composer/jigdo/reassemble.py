@@ -15,7 +15,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import (
@@ -23,6 +23,8 @@ from composer.errors import (
     NoSpace,
     VerificationFailed,
 )
+from composer.jigdo.batches import Batches
+from composer.jigdo.container import Frame
 from composer.jigdo.delta.applying import DeltaImporter
 from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Wanted
 from composer.jigdo.importer import Importer
@@ -39,9 +41,6 @@ from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
 from composer.rpm.beginnings import Beginning
 from composer.rpm.package import PackageRef
-
-BATCH_BYTES = 64 << 20
-"""After about this many bytes, what was written is landed: the most a power cut costs."""
 
 # For metadata, what the file system itself needs, and what is laid out beside by each worker.
 _RESERVE = 48 << 20
@@ -150,7 +149,7 @@ def reassemble(
     check_storable(repo, wanted.headers)
     plans = [wanted.plan]
     with ExitStack() as stack:
-        batches = stack.enter_context(_Batches(repo))
+        batches = stack.enter_context(Batches(repo))
         if packers is None:
             packers = stack.enter_context(Packers(workers if wanted.deltas else 0))
         work = _Work(jigdo, wanted, repo, batches, report, workers, packers)
@@ -170,36 +169,6 @@ def reassemble(
     if repo.is_partial(jigdo.head.commit):  # another program, or a repair, had marked it
         repo.mark_whole(jigdo.head.commit)
     return tuple(plans)
-
-
-class _Batches:
-    """One transaction after another: what was written lands every so many bytes."""
-
-    def __init__(self, repo: Repository) -> None:
-        self._repo = repo
-        self._written = 0
-
-    def __enter__(self) -> Self:
-        self._begin()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._open.__exit__(*error)
-
-    def _begin(self) -> None:
-        self._open = self._repo.transaction()
-        self._open.__enter__()
-
-    def wrote(self, size: int) -> bool:
-        """Count written bytes; says whether a batch is full."""
-        self._written += size
-        return self._written >= BATCH_BYTES
-
-    def land(self) -> None:
-        """Commit the open transaction and begin another.  No writer may be at work."""
-        self._open.__exit__(None, None, None)
-        self._begin()
-        self._written = 0
 
 
 class _Counter:
@@ -254,7 +223,7 @@ class _Work:
         jigdo: JigdoSet,
         wanted: Wanted,
         repo: Repository,
-        batches: _Batches,
+        batches: Batches,
         report: Report,
         workers: int,
         packers: Packers,
@@ -272,19 +241,28 @@ class _Work:
 
         def made(size: int) -> None:
             self._counter.seed(size)
-            if self._batches.wrote(size):
-                self._batches.land()
+            self._wrote(size)
 
         import_seeds(self._repo, wanted.headers, wanted.seeds, made)
         self._batches.land()
         return bool(wanted.seeds.failed)
+
+    def _wrote(self, size: int) -> None:
+        self._batches.wrote(size)
+        if self._batches.is_full:
+            self._batches.land()
 
     def carry_out(self, plan: Plan, source: PackageSource, choices: Choices) -> _Outcome:
         """Bring everything in ``plan`` that can be had; what was brought has landed."""
         self._counter.expect(plan.object_bytes)
         useless = self._make(plan.deltas, choices)
         lost, refused = self._import_packages(plan, source)
-        self._importer.add_new(self._jigdo, plan.new, self._counter.new)
+
+        def added(size: int) -> None:
+            self._counter.new(size)
+            self._wrote(size)
+
+        self._importer.add_new(self._jigdo, plan.new, added)
         # A transaction lands in no order: what names others comes after them.
         self._batches.land()
         return _Outcome(useless, lost, refused)
@@ -303,7 +281,14 @@ class _Work:
             workers=self._workers,
             packers=self._packers,
         )
-        failed = maker.run(targets, self._jigdo.frames(plan.frames), self._counter.made)
+
+        def came(item: tuple[Frame, bytes]) -> tuple[Frame, bytes]:
+            self._batches.fetched(item[0].size)
+            return item
+
+        # Not a generator of our own, which would hold a frame while the next is unpacked.
+        frames = map(came, self._jigdo.frames(plan.frames))
+        failed = maker.run(targets, frames, self._counter.made, self._batches)
         self._batches.land()
         return frozenset(failed)
 
@@ -319,13 +304,13 @@ class _Work:
         plans = zip(refs, plan.packages, strict=True)
         short = {ref.pkgid: p.beginning for ref, p in plans if p.beginning}
         running: dict[Future[int], PackageRef] = {}
+        taken: list[PackageRef] = []
         refused = False
         lost: tuple[LostPackage, ...] = ()
 
         def reap(*, everything: bool) -> None:
             nonlocal refused
             ready, _ = wait(running, return_when="ALL_COMPLETED" if everything else FIRST_COMPLETED)
-            full = False
             for future in ready:
                 ref = running.pop(future)
                 try:
@@ -335,13 +320,18 @@ class _Work:
                         raise
                     refused = True
                     continue
-                source.done(ref)
+                taken.append(ref)
                 self._counter.package(ref.nevra.name, size)
-                full |= self._batches.wrote(size)
-            if full:
+                self._batches.wrote(size)
+
+        def settle() -> None:
+            if self._batches.is_full:
                 if running:
                     reap(everything=True)
                 self._batches.land()
+            # Only now: a large RPM is not to be fetched again for what was not flushed.
+            while taken:
+                source.done(taken.pop(0))
 
         with (
             ThreadPoolExecutor(self._workers) as pool,
@@ -351,12 +341,15 @@ class _Work:
                 for ref, path in given:
                     job = pool.submit(self._importer.add_package, ref, path, numbers[ref.pkgid])
                     running[job] = ref
+                    self._batches.fetched(short[ref.pkgid].size if ref.pkgid in short else ref.size)
                     if len(running) >= self._workers * 2:
                         reap(everything=False)
+                    settle()
             except PackagesLost as error:
                 lost = error.packages
             if running:
                 reap(everything=True)
+            settle()
         return lost, refused
 
 

@@ -36,7 +36,9 @@ from composer.system.files import explained
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-WINDOW = 64 << 20
+WINDOW = 24 << 20
+"""Bytes of RPMs that may lie between mirror and caller, and of one that are not flushed."""
+
 _CHUNK = 1 << 20
 _REPORT_SECONDS = 0.5
 
@@ -87,13 +89,13 @@ def fetch_packages(
     elsewhere: Sequence[Elsewhere] = (),
     lost: Lost | None = None,
     report: Report = silent,
-    window: int = WINDOW,
+    window: int | None = None,
     kind: str = "rpm",
     probe: bool = False,
 ) -> Generator[Wanted, None, None]:
     """Yield each of ``wanted`` when its RPM is complete and verified at its destination.
 
-    The order is that of arrival.  An item counts against ``window`` (bytes) until
+    The order is that of arrival.  An item counts against ``window`` (bytes, WINDOW) until
     the next one is asked for.  A verified file of an earlier run is yielded
     without a request, a partial one is continued.  For RPMs that are on no mirror, or
     are another file than they should be on each, ``elsewhere`` is asked, one after the
@@ -103,7 +105,7 @@ def fetch_packages(
     ``probe``, only one byte of each is asked for, and nothing is kept.  Close the
     generator to stop early.
     """
-    courier = _Courier(network, report=report, window=window, kind=kind, probe=probe)
+    courier = _Courier(network, report=report, window=window or WINDOW, kind=kind, probe=probe)
     failed: dict[ContentDigest, tuple[PackageRef, list[ComposerError]]] = {}
     try:
         for item, error in (yield from courier.deliver(wanted, patient=False)):
@@ -263,6 +265,7 @@ class _PackageFile:
         self._file = -1
         self._digest: _Hash = hashlib.sha256()
         self._kept = False
+        self._flushed = 0
 
     def start(self) -> int:
         """Look for what an earlier run left: the whole, or a part; both are hashed."""
@@ -277,6 +280,7 @@ class _PackageFile:
         if not self._hash(self._part):
             self.restart()
         os.lseek(self._file, self.size, os.SEEK_SET)
+        self._flushed = self.size
         return self.size
 
     def _lock(self) -> None:
@@ -308,8 +312,15 @@ class _PackageFile:
         try:
             while piece:
                 piece = piece[os.write(self._file, piece) :]
+            if self.size - self._flushed >= WINDOW:
+                self._flush()
         except OSError as error:
             raise explained(error, self._part) from error
+
+    def _flush(self) -> None:
+        """Keep the most of a large RPM through a power cut; small ones are fetched again."""
+        os.fdatasync(self._file)
+        self._flushed = self.size
 
     def finish(self, source: str) -> None:
         if not self._right():
@@ -320,6 +331,8 @@ class _PackageFile:
                 source=source,
             )
         if not self._kept:
+            if self.size > WINDOW:
+                self._flush()
             self._part.rename(self.item.destination)
 
     def digest(self) -> bytes:
@@ -328,7 +341,7 @@ class _PackageFile:
     def restart(self) -> None:
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
-        self._digest, self.size = hashlib.sha256(), 0
+        self._digest, self.size, self._flushed = hashlib.sha256(), 0, 0
 
     def close(self) -> None:
         if self._file >= 0:

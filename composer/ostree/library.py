@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from composer.errors import ComposerError, NoSpace, VerificationFailed
-from composer.system.files import explained
+from composer.system.files import DISK_HINT, explained
 
 
 @lru_cache(maxsize=1)
@@ -48,4 +48,5 @@ def library_errors(what: str) -> Iterator[None]:
             ) from error
         if "Corrupted" in error.message:
             raise VerificationFailed(f"{what}: {error.message}") from error
-        raise RepositoryError(f"{what}: {error.message}") from error
+        hint = DISK_HINT if "Input/output error" in error.message else ""
+        raise RepositoryError(f"{what}: {error.message}", hint=hint) from error

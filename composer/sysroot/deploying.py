@@ -148,12 +148,13 @@ def _deploy(sysroot: Sysroot, ostree: Any, order: Order) -> None:
         provide_libraries(place, sysroot.disk)
     if not order.stage:
         ostree.simple_write_deployment(order.os, made, base, _flags(), None)
+        sysroot.clean()
 
 
 def _flags() -> Any:
     from composer.ostree.library import library
 
-    return library().SysrootSimpleWriteDeploymentFlags.NONE
+    return library().SysrootSimpleWriteDeploymentFlags.NO_CLEAN
 
 
 def _origin(ostree: Any, order: Order) -> Any:

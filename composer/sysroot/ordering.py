@@ -34,6 +34,7 @@ def roll_back(sysroot: Sysroot, wait: Wait | None = None) -> Deployment:
             raw[one.index] for one in found if one.index != target.index and one.role != "staged"
         ]
         sysroot.write([raw[target.index], *rest])
+        sysroot.clean()
     name = (target.os, target.commit, target.serial)
     return next(d for d in sysroot.deployments() if (d.os, d.commit, d.serial) == name)
 
@@ -51,7 +52,7 @@ def undeploy(sysroot: Sysroot, which: str, wait: Wait | None = None) -> Deployme
     Raises NotFound, UsageError where several have the commit, StillNeeded for the one that
     runs, that is pinned, or that is the last, SysrootBusy and Busy unless there is ``wait``.
     """
-    with sysroot.changing(wait) as ostree:
+    with sysroot.changing(wait):
         found = sysroot.deployments()
         gone = _find(sysroot, found, which)
         if gone.role == "booted":
@@ -65,7 +66,7 @@ def undeploy(sysroot: Sysroot, which: str, wait: Wait | None = None) -> Deployme
             raise StillNeeded(f"deployment {gone.index}, {gone.commit}, is the only one")
         raw = sysroot.raw()
         sysroot.write([raw[one.index] for one in found if one is not gone])
-        ostree.cleanup(None)
+        sysroot.clean()
     return gone
 
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 from composer.errors import EXIT_BUSY, ComposerError, NotFound, UsageError
 from composer.ostree.library import library, library_errors
 from composer.ostree.locking import Holder, Wait, removing
+from composer.ostree.pruning import deployed, prune, versions
 from composer.ostree.repo import Repository
 from composer.sysroot.deployment import Deployment, read_deployments
 
@@ -113,9 +114,9 @@ class Sysroot:
 
     @contextmanager
     def _locked(self, wait: Wait | None) -> Iterator[None]:
-        told = False
+        told, sysroot = False, self._sysroot
         # libostree can wait itself, but then Ctrl-C would have to wait too.
-        while not self._sysroot.try_lock()[1]:
+        while not sysroot.try_lock()[1]:
             if wait is None:
                 raise SysrootBusy(
                     f"{self.path}: another process changes this sysroot",
@@ -128,12 +129,15 @@ class Sysroot:
         try:
             yield
         finally:
-            self._sysroot.unlock()
+            sysroot.unlock()
 
     def _sweep(self) -> None:
         """Remove what no deployment uses; what cannot be removed is left for the next time."""
         from gi.repository import GLib
 
+        # Read anew: libostree notes only at its very end which boot loader entries count, and
+        # one that failed just before would take those for what no deployment uses.
+        self._sysroot = library().Sysroot.new(self._sysroot.get_path())
         with suppress(GLib.Error):
             self._sysroot.load(None)
             self._sysroot.prepare_cleanup(None)
@@ -208,6 +212,20 @@ class Sysroot:
         )
 
     def write(self, order: Sequence[Any]) -> None:
-        """Make ``order``, of :meth:`raw`, what there is and boots; to be called in ``changing``."""
+        """Make ``order``, of :meth:`raw`, what there is and boots; to be called in ``changing``.
+
+        What is not needed any more stays until :meth:`clean`.
+        """
+        options = library().SysrootWriteDeploymentsOpts()
+        options.do_postclean = False
         with library_errors(str(self.path)):
-            self._sysroot.write_deployments(list(order), None)
+            self._sysroot.write_deployments_with_options(list(order), options, None)
+
+    def clean(self) -> None:
+        """Remove what no deployment needs: trees, boot files, objects.  In ``changing``, too.
+
+        libostree would remove objects in no order: a commit without its tree could be left.
+        """
+        with library_errors(str(self.path)):
+            self._sysroot.prepare_cleanup(None)
+        prune(self.repo, versions(self.repo, keep=1) | deployed(self.repo).keys())

@@ -15,7 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from composer.errors import NoSpace
+from composer.errors import ComposerError, NoSpace
+
+DISK_HINT = (
+    "see the kernel's log (dmesg); once it works, run the same command again, and prove what is "
+    "there: `repo fsck`"
+)
+"""What to do about a disk that fails."""
 
 
 @contextmanager
@@ -60,12 +66,14 @@ def sync_directory(directory: Path) -> None:
 
 
 def explained(error: OSError, path: Path) -> Exception:
-    """Return NoSpace for a full disk or quota, else the error itself."""
+    """Return NoSpace for a full disk or quota, an error for a broken one, else what was given."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(
             f"{path}: no space left on its file system",
             hint="free some space there and run the same command again",
         )
+    if error.errno == errno.EIO:
+        return ComposerError(f"{path}: its disk failed: {error.strerror}", hint=DISK_HINT)
     return error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from composer.jigdo.batches import Batches
 from composer.jigdo.container import Kind
 from composer.jigdo.pointer import PointerEntry, parse_pointer
 from tests.client.published import MINIMAL, Published, SetRpm, copy_of, fsck, pointer_path
@@ -53,6 +54,27 @@ def test_update_by_deltas_moves_what_was_said_and_no_package(site: Site, updatab
     assert moved["rpm"]["bytes"] == moved["new"]["bytes"] == 0
     assert sum(kind["bytes"] for kind in moved.values()) == site.mirror.sent()
     assert len(site.mirror.log) <= 6
+
+
+def test_what_deltas_make_lands_on_the_way(
+    site: Site, updatable: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landings: list[int] = []
+    land = Batches.land
+
+    def counted(batches: Batches) -> None:
+        landings[-1] += 1
+        land(batches)
+
+    monkeypatch.setattr(Batches, "land", counted)
+    start = copy_of(updatable.repo, updatable.place / "start")
+    for bytes_at_risk in (1 << 30, 1):
+        monkeypatch.setattr("composer.jigdo.batches.FETCHED_BYTES", bytes_at_risk)
+        shutil.rmtree(updatable.repo)
+        copy_of(start, updatable.repo)
+        landings.append(0)
+        assert updatable.completes()["moved"]["delta"]["bytes"]
+    assert landings[1] > landings[0]
 
 
 def test_description_comes_as_an_update_of_the_one_that_was_kept(

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Protocol
 
 from composer.checksum import ObjectChecksum
 from composer.errors import BoundExceeded, ComposerError, FormatError, NoSpace, VerificationFailed
@@ -69,6 +70,19 @@ def packing_cost(table: DeltaTable, content: DeltaContent) -> tuple[float, int]:
     return recipe.cost, recipe.memory
 
 
+class Batches(Protocol):
+    """Transactions, one after the other."""
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether it is time to land."""
+        ...
+
+    def land(self) -> None:
+        """Land what was written; no writer may be at work."""
+        ...
+
+
 Take = Callable[[int, Iterator[bytes]], object]
 """Called in a worker with the number of a content and its pieces; what it raises is reported."""
 
@@ -100,10 +114,11 @@ class DeltaImporter:
         targets: Mapping[int, Sequence[Target]],
         frames: Iterator[tuple[Frame, bytes]],
         wrote: Wrote,
+        batches: Batches | None = None,
     ) -> dict[int, ComposerError]:
         """Write the contents with these numbers; returns those that could not be made.
 
-        ``frames`` yields the patch frames that they need, in order.
+        ``frames`` yields the patch frames that they need, in order.  ``batches`` land on the way.
         """
 
         def write(number: int, pieces: Iterator[bytes]) -> None:
@@ -114,7 +129,7 @@ class DeltaImporter:
         def made(number: int) -> None:
             wrote(self._table.contents[number].size, len(targets[number]))
 
-        return self.make(targets, frames, write, made)
+        return self.make(targets, frames, write, made, batches)
 
     def make(
         self,
@@ -122,6 +137,7 @@ class DeltaImporter:
         frames: Iterator[tuple[Frame, bytes]],
         take: Take,
         made: Callable[[int], object],
+        batches: Batches | None = None,
     ) -> dict[int, ComposerError]:
         """Make the contents with these numbers, and give each to ``take``.
 
@@ -141,8 +157,11 @@ class DeltaImporter:
             for job in self._jobs(numbers, frames):
                 running.append(pool.submit(self._make_all, job, take))
                 # A content in several frames takes its patches while it is made.
-                while len(running) > (0 if job[-1][1].is_open else 2 * self._workers):
+                full = batches is not None and batches.is_full
+                while len(running) > (0 if job[-1][1].is_open or full else 2 * self._workers):
                     reap()
+                if full and batches is not None:
+                    batches.land()
             while running:
                 reap()
         return failed
