@@ -55,7 +55,7 @@ fuzz: setup-test ## fuzz the readers of untrusted bytes ([FUZZ="map table"] [SEC
 attack-proof: setup-test ## every attack of the catalogue on a client, printed as a table
 	$(PYTHON) -m pytest -q -n $(JOBS) -m attack --attack-table tests/trust tests/client $(PYTEST_ARGS)
 
-boot-proof: setup-test ## install from a mirror, boot, update, roll back, in qemu ([CORPUS=DIR]; ~10 min; root)
+boot-proof: setup-test ## install from a mirror, boot, update, roll back, in qemu ([CORPUS=DIR]; ~15 min; root)
 	@test -d "$(CORPUS)/v2" || { echo "no corpus: .ci/run makes one, or CORPUS=DIR" >&2; exit 2; }
 	$(PYTHON) -m tests.boot.proof --corpus "$(CORPUS)" --out $(BOOT_OUT)
 

@@ -116,8 +116,10 @@ def _alone(path: Path, name: str, wait: Wait | None) -> Iterator[None]:
     try:
         _lock(path, handle, fcntl.LOCK_EX, wait)
         _write(handle, _me())
-        yield
-        _write(handle, b"")
+        try:
+            yield
+        finally:
+            _write(handle, b"")
     finally:
         os.close(handle)
 

@@ -71,6 +71,8 @@ class Sysroot:
         with library_errors(str(path)):
             # On a machine that runs from it, /sysroot may be read-only for all others.
             sysroot.initialize_with_mount_namespace(None)
+            # What it holds by now is of the namespace before, where /sysroot stays read-only.
+            sysroot.unload()
             sysroot.load(None)
         return cls(sysroot, path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -84,6 +85,16 @@ def test_a_lock_ends_with_its_process(repo: Repository) -> None:
         assert refused.value.holder == Holder(), "not the one that is dead"
         with changing(repo):
             pass
+
+
+def test_who_failed_is_not_taken_for_who_is_at_work(repo: Repository) -> None:
+    with pytest.raises(RuntimeError), changing(repo):
+        raise RuntimeError
+    with (repo.path / "extensions/jigdo/lock").open() as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # of another program
+        with pytest.raises(Busy) as refused, changing(repo):
+            pass
+    assert refused.value.holder == Holder()
 
 
 def test_waiting_says_for_whom_and_ends_when_it_is_free(repo: Repository) -> None:

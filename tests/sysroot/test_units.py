@@ -234,7 +234,7 @@ def test_treefile_adds_every_file_where_it_belongs(tmp_path: Path) -> None:
     assert {tmp_path / name for name in added} == set(made[:-1])
     assert (tmp_path / "health-check").stat().st_mode & 0o777 == 0o755
     assert "OnCalendar=Mon *-*-* 03:00" in (tmp_path / "jigdo-composer-update.timer").read_text()
-    assert "pull 'home:os/x86_64/stable'" in (tmp_path / "update").read_text()
+    assert "pull 'home:os/x86_64/stable' --wait" in (tmp_path / "update").read_text()
     for script in ("health-check", "update"):
         subprocess.run(["dash", "-n", tmp_path / script], check=True)
 
