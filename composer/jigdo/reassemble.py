@@ -24,7 +24,7 @@ from composer.errors import (
     VerificationFailed,
 )
 from composer.jigdo.delta.applying import DeltaImporter
-from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Wanted
+from composer.jigdo.examine import Wanted
 from composer.jigdo.importer import Importer
 from composer.jigdo.lost import LostPackage, PackagesLost
 from composer.jigdo.plan import (
@@ -130,7 +130,6 @@ def reassemble(
     source: PackageSource,
     *,
     ref: str | None,
-    choices: Choices = DEFAULT_CHOICES,
     replanned: Replanned = lambda plan, lost: None,
     report: Report = silent,
     workers: int = 2,
@@ -154,7 +153,7 @@ def reassemble(
             packers = stack.enter_context(Packers(workers if wanted.deltas else 0))
         work = _Work(jigdo, wanted, repo, batches, report, workers, packers)
         changed = work.take_seeds()
-        while not (outcome := work.carry_out(plans[-1], source, choices)).is_complete or changed:
+        while not (outcome := work.carry_out(plans[-1], source)).is_complete or changed:
             changed = False
             plan = wanted.again(outcome.useless, outcome.lost)
             check_space(repo, plan)
@@ -278,17 +277,17 @@ class _Work:
         self._batches.land()
         return bool(wanted.seeds.failed)
 
-    def carry_out(self, plan: Plan, source: PackageSource, choices: Choices) -> _Outcome:
+    def carry_out(self, plan: Plan, source: PackageSource) -> _Outcome:
         """Bring everything in ``plan`` that can be had; what was brought has landed."""
         self._counter.expect(plan.object_bytes)
-        useless = self._make(plan.deltas, choices)
+        useless = self._make(plan.deltas)
         lost, refused = self._import_packages(plan, source)
         self._importer.add_new(self._jigdo, plan.new, self._counter.new)
         # A transaction lands in no order: what names others comes after them.
         self._batches.land()
         return _Outcome(useless, lost, refused)
 
-    def _make(self, plan: DeltaPlan, choices: Choices) -> frozenset[int]:
+    def _make(self, plan: DeltaPlan) -> frozenset[int]:
         """Make what is made of older contents; returns the numbers of those that failed."""
         deltas = self._wanted.deltas
         if deltas is None or not plan.rows:
@@ -298,7 +297,7 @@ class _Work:
             self._repo,
             deltas.table,
             deltas.base,
-            max_memory=choices.max_memory,
+            room=deltas.room,
             workers=self._workers,
             packers=self._packers,
         )
