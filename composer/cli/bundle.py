@@ -90,7 +90,7 @@ def bundle(
             output,
             base=base,
             repo=Repository.open(repository) if repository else None,
-            choices=Choices(max_memory=max_memory << 20, prefer=Prefer(prefer)),
+            choices=Choices(max_memory=max_memory * 1_000_000, prefer=Prefer(prefer)),
             waivers=waivers,
             report=report,
         )

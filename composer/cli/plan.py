@@ -43,7 +43,7 @@ max_memory_option = click.option(
     show_default=True,
     type=click.IntRange(64),
     metavar="MB",
-    help="Memory for making contents out of older ones; what needs more comes another way.",
+    help="Memory that a pull may take, all processes; deltas that need more come another way.",
 )
 prefer_option = click.option(
     "--prefer",
@@ -161,7 +161,7 @@ def plan(
     name, plain_ref, version = parse_ref(ref)
     remote = limited(find_remote(name, config_dir), limit_rate)
     repo = Repository.open(repository)
-    choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
+    choices = Choices(max_memory=max_memory * 1_000_000, prefer=Prefer(prefer))
     show_plan(
         console,
         remote,

@@ -113,7 +113,7 @@ def pull(
     name, plain, version = (bundle[0], "", "") if bundle else parse_ref(ref)
     remote = limited(find_remote(name, config_dir), limit_rate)
     repo = Repository.open(repository)
-    choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
+    choices = Choices(max_memory=max_memory * 1_000_000, prefer=Prefer(prefer))
     remote, wanted = open_bundle(bundle[1], remote, repo, refs) if bundle else (remote, [plain])
     if dry_run:
         for one in wanted:

@@ -125,7 +125,7 @@ def fsck(
 
     means = None
     if repair:
-        choices = Choices(max_memory=max_memory << 20, prefer=Prefer(prefer))
+        choices = Choices(max_memory=max_memory * 1_000_000, prefer=Prefer(prefer))
         means = Means(find_remote(remote, config_dir), sources, choices)
     place = Repository.open(repository)
     with console.progress(as_json=as_json) as report:

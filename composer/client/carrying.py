@@ -69,7 +69,6 @@ class Carrier:
             self.repo,
             source,
             ref=ref,
-            choices=self.choices,
             replanned=replanned,
             report=self.meter,
             workers=self.workers,

@@ -10,8 +10,8 @@ from composer.checksum import ObjectChecksum
 from composer.client.acceptance import find_newest, require_acceptable
 from composer.client.remote_set import open_remote_set
 from composer.client.session import Session
+from composer.jigdo import memory
 from composer.jigdo.container import Kind
-from composer.jigdo.delta.applying import MAX_MEMORY
 from composer.jigdo.descriptions import Descriptions
 from composer.jigdo.tree import walk
 from composer.ostree.repo import Repository
@@ -67,7 +67,7 @@ def imagine(asked: Session, ref: str, version: str, scratch: Path) -> Imagined:
     entry = find_newest(asked.fetcher, asked.remote, ref, asked.waivers, version=version).entry
     repo = Repository.create(scratch, mode="archive")
     nothing_kept = Descriptions(scratch / "none")
-    jigdo = open_remote_set(asked.fetcher, entry, nothing_kept, max_memory=MAX_MEMORY)
+    jigdo = open_remote_set(asked.fetcher, entry, nothing_kept, max_memory=memory.ALLOWED)
     frame = jigdo.read_commit()
     require_acceptable(asked.remote, repo, ref, frame)
     with repo.transaction():

@@ -23,7 +23,8 @@ from composer.client.sources import (
     replaced,
 )
 from composer.client.transfers import Moved, Transfers, together, transfers
-from composer.jigdo.delta.applying import packing_cost
+from composer.jigdo import memory
+from composer.jigdo.delta.applying import needed, packing_cost
 from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Prefer, Wanted
 from composer.jigdo.explain import Explanation, explain
 from composer.jigdo.lost import LostPackage
@@ -37,11 +38,6 @@ from composer.rpm.advisories import Advisory
 from composer.rpm.beginnings import Beginning
 from composer.rpm.changes import Changes
 from composer.rpm.package import PackageRef
-
-# What the program takes before it does anything: the interpreter, libostree, librpm.
-_PROGRAM = 80 << 20
-# What applying a patch takes beside the patch (composer.jigdo.delta.columns), rounded up.
-_APPLYING = 48 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,17 +265,25 @@ class _Kept:
 
 
 def _amounts(jigdo: JigdoSet, wanted: Wanted, plan: Plan, kept: _Kept, workers: int) -> Amounts:
-    costs = _packing(wanted, plan)
-    frames = [*plan.deltas.frames, *plan.new.frames]
-    memory = _PROGRAM + sum(sorted((memory for _, memory in costs), reverse=True)[:workers])
-    memory += 2 * max((frame.uncompressed for frame in frames), default=0)
-    memory += _APPLYING * min(workers, len(plan.deltas.frames))
-    return Amounts(transfers(jigdo, plan, kept.left), sum(seconds for seconds, _ in costs), memory)
+    seconds, making = _making(wanted, plan, workers)
+    phases = [
+        making,
+        memory.importing(min(workers, len(plan.packages))),
+        memory.held(plan.new.frames) + memory.unpacking(plan.new.frames),
+    ]
+    objects = len(wanted.ordinals) + (len(wanted.deltas.base) if wanted.deltas else 0)
+    peak = memory.standing(objects, workers) + max(phases)
+    return Amounts(transfers(jigdo, plan, kept.left), seconds, peak)
 
 
-def _packing(wanted: Wanted, plan: Plan) -> list[tuple[float, int]]:
-    if wanted.deltas is None:
-        return []
-    table = wanted.deltas.table
-    numbers = sorted({table.numbers[row] for row in plan.deltas.rows})
-    return [packing_cost(table, table.contents[number]) for number in numbers]
+def _making(wanted: Wanted, plan: Plan, workers: int) -> tuple[float, int]:
+    """Return CPU seconds of packing again, and the memory that ``workers`` at once take."""
+    if wanted.deltas is None or not plan.deltas.rows:
+        return 0.0, 0
+    table, frames = wanted.deltas.table, plan.deltas.frames
+    contents = [table.contents[n] for n in sorted({table.numbers[r] for r in plan.deltas.rows})]
+    largest = min(memory.LARGEST_PATCH, max((f.uncompressed for f in frames), default=0))
+    needs = sorted((needed(table, content, largest=largest) for content in contents), reverse=True)
+    at_once = sum(needs[:workers]) + memory.unpacking(frames)
+    seconds = sum(packing_cost(table, content) for content in contents)
+    return seconds, memory.held(frames) + min(at_once, wanted.deltas.room)

@@ -181,7 +181,6 @@ class _Repair:
             side,
             asked.packages(side, jigdo, needed, report=self.report),
             ref=None,
-            choices=choices,
             report=self.report,
             workers=self.workers,
         )

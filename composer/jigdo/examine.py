@@ -14,8 +14,9 @@ from itertools import islice
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ComposerError, FormatError
+from composer.jigdo import memory
 from composer.jigdo.container import Kind
-from composer.jigdo.delta.applying import MAX_MEMORY, packing_cost, usable
+from composer.jigdo.delta.applying import packing_cost, usable
 from composer.jigdo.delta.table import REPACK, DeltaContent, DeltaTable
 from composer.jigdo.lost import MOST_NAMED, LostPackage, not_offered, nothing_left
 from composer.jigdo.manifest import Contents, Map
@@ -42,9 +43,9 @@ SECOND = 500_000
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What the user prefers: ``max_memory`` in bytes for making contents out of older ones."""
+    """What the user prefers: ``max_memory`` bytes for a pull, all its processes together."""
 
-    max_memory: int = MAX_MEMORY
+    max_memory: int = memory.ALLOWED
     prefer: Prefer = Prefer.BALANCED
 
 
@@ -53,10 +54,14 @@ DEFAULT_CHOICES = Choices()
 
 @dataclass(frozen=True, slots=True)
 class Deltas:
-    """The table that was planned with, and the base's objects by ordinal."""
+    """The table that was planned with, and the base's objects by ordinal.
+
+    ``room`` is the memory that there is for making contents (:mod:`composer.jigdo.memory`).
+    """
 
     table: DeltaTable
     base: Sequence[ObjectChecksum]
+    room: int
 
 
 PlanAgain = Callable[[Collection[int], Sequence[LostPackage]], Plan]
@@ -137,7 +142,7 @@ def examine(
         seeds = seek(seed, *said, ordinals, missing, root, dirtree)
     missing = seeds.left(missing)
     contents = _offered_contents(jigdo, contents)
-    deltas = _read_deltas(jigdo, repo, old, missing, headers)
+    deltas = _read_deltas(jigdo, repo, old, missing, headers, choices.max_memory)
 
     def name(objects: Collection[ObjectChecksum]) -> list[str]:
         return [*islice(paths_of(start.commit.tree, dirtree, objects), MOST_NAMED)]
@@ -202,6 +207,8 @@ class _Planner:
     ) -> None:
         self._jigdo, self._contents, self._maps = jigdo, contents, maps
         self._table = deltas.table if deltas else None
+        self._room = deltas.room if deltas else 0
+        self._frames = {frame.number: frame.uncompressed for frame in jigdo.index.of(Kind.PATCH)}
         self._missing, self._choices, self._at_hand = missing, choices, at_hand
         self._look, self._read, self._name = look, read, name
         self._lost: dict[ContentDigest, LostPackage] = {}
@@ -212,9 +219,10 @@ class _Planner:
     def can_make(self, content: DeltaContent) -> bool:
         """Tell whether this client can make a content of the table."""
         assert self._table is not None
+        largest = max((self._frames[piece.frame] for piece in content.pieces), default=0)
         return (
             content not in self._useless
-            and usable(self._table, content, max_memory=self._choices.max_memory)
+            and usable(self._table, content, room=self._room, largest=largest)
             and all(self._jigdo.offers(piece.frame) for piece in content.pieces)
         )
 
@@ -293,7 +301,7 @@ def _price(table: DeltaTable, prefer: Prefer) -> Price:
             return 0
         if prefer is Prefer.CPU:
             return None
-        return math.ceil(packing_cost(table, content)[0] * SECOND)
+        return math.ceil(packing_cost(table, content) * SECOND)
 
     return price
 
@@ -313,6 +321,7 @@ def _read_deltas(
     old: _Base,
     missing: bytearray,
     headers: tuple[Header, ...],
+    allowed: int,
 ) -> Deltas | None:
     """Read what can be made of a commit that is here: ``old``, or else any that the set knows."""
     if not any(missing):
@@ -326,7 +335,8 @@ def _read_deltas(
             continue
         table = jigdo.deltas(commit, objects=len(missing), headers=headers)
         if table is not None:
-            return Deltas(table, objects)
+            frames = [*jigdo.index.of(Kind.PATCH)]
+            return Deltas(table, objects, memory.room(allowed, len(missing) + len(objects), frames))
     return None
 
 

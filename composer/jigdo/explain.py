@@ -188,9 +188,7 @@ def _delta_ways(jigdo: JigdoSet, wanted: Wanted, plan: Plan, missing: set[int]) 
                 "delta",
                 f"from commit {table.base}",
                 sum(requests(jigdo.index[number] for number in frames)),
-                0.0
-                if obstacle
-                else sum(packing_cost(table, table.contents[n])[0] for n in numbers),
+                0.0 if obstacle else sum(packing_cost(table, table.contents[n]) for n in numbers),
                 len(shared),
                 not taken.isdisjoint(part),
                 obstacle,

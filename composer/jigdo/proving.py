@@ -125,7 +125,7 @@ def _prove(
     for visit in walk(repo.commit(base.commit).tree, lambda one: repo.metadata("dirtree", one)):
         objects.add(visit.tree)
     contents = table.contents
-    able = [n for n, c in enumerate(contents) if usable(table, c, max_memory=MAX_MEMORY)]
+    able = [n for n, c in enumerate(contents) if usable(table, c, room=MAX_MEMORY)]
     expected = _expected(table, wanted)
     done = 0
 
@@ -140,7 +140,7 @@ def _prove(
             repo,
             table,
             objects.checksums,
-            max_memory=MAX_MEMORY,
+            room=MAX_MEMORY,
             workers=workers,
             packers=packers,
             spool=spool,

@@ -26,7 +26,7 @@ from composer.errors import (
 from composer.jigdo.batches import Batches
 from composer.jigdo.container import Frame
 from composer.jigdo.delta.applying import DeltaImporter
-from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Wanted
+from composer.jigdo.examine import Wanted
 from composer.jigdo.importer import Importer
 from composer.jigdo.lost import LostPackage, PackagesLost
 from composer.jigdo.plan import (
@@ -130,7 +130,6 @@ def reassemble(
     source: PackageSource,
     *,
     ref: str | None,
-    choices: Choices = DEFAULT_CHOICES,
     replanned: Replanned = lambda plan, lost: None,
     report: Report = silent,
     workers: int = 2,
@@ -154,7 +153,7 @@ def reassemble(
             packers = stack.enter_context(Packers(workers if wanted.deltas else 0))
         work = _Work(jigdo, wanted, repo, batches, report, workers, packers)
         changed = work.take_seeds()
-        while not (outcome := work.carry_out(plans[-1], source, choices)).is_complete or changed:
+        while not (outcome := work.carry_out(plans[-1], source)).is_complete or changed:
             changed = False
             plan = wanted.again(outcome.useless, outcome.lost)
             check_space(repo, plan)
@@ -252,10 +251,10 @@ class _Work:
         if self._batches.is_full:
             self._batches.land()
 
-    def carry_out(self, plan: Plan, source: PackageSource, choices: Choices) -> _Outcome:
+    def carry_out(self, plan: Plan, source: PackageSource) -> _Outcome:
         """Bring everything in ``plan`` that can be had; what was brought has landed."""
         self._counter.expect(plan.object_bytes)
-        useless = self._make(plan.deltas, choices)
+        useless = self._make(plan.deltas)
         lost, refused = self._import_packages(plan, source)
 
         def added(size: int) -> None:
@@ -267,7 +266,7 @@ class _Work:
         self._batches.land()
         return _Outcome(useless, lost, refused)
 
-    def _make(self, plan: DeltaPlan, choices: Choices) -> frozenset[int]:
+    def _make(self, plan: DeltaPlan) -> frozenset[int]:
         """Make what is made of older contents; returns the numbers of those that failed."""
         deltas = self._wanted.deltas
         if deltas is None or not plan.rows:
@@ -277,7 +276,7 @@ class _Work:
             self._repo,
             deltas.table,
             deltas.base,
-            max_memory=choices.max_memory,
+            room=deltas.room,
             workers=self._workers,
             packers=self._packers,
         )

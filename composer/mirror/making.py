@@ -33,6 +33,7 @@ from composer.ostree.repo import Repository
 from composer.ostree.signature import is_signed
 from composer.progress import Report, Step, silent
 from composer.rpm.rpmmd import read_packages
+from composer.system.heap import hold_less
 
 _RPM_MAGIC = b"\xed\xab\xee\xdb"
 _RELEASE = "1"
@@ -144,6 +145,7 @@ def _make_set(
     if request.tuf_keys:
         require_begun(request.output, request.tuf_keys)
     request.cachedir.mkdir(parents=True, exist_ok=True)
+    hold_less()
     # Not in the output: createrepo_c would find the RPM while it is being made.
     with tempfile.TemporaryDirectory(prefix="set-", dir=request.cachedir) as directory:
         work = Path(directory).absolute()

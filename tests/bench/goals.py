@@ -66,6 +66,9 @@ def _costs(best: Result, none: Result | None, delta: Result) -> Iterator[Goal]:
         yield Goal("update: wall, to apply-offline", best.apply.wall / delta.apply.wall, 1.0)
         yield Goal("update: CPU, to apply-offline", best.apply.cpu / delta.apply.cpu, 1.0)
         yield Goal("update: peak memory, bytes", best.apply.peak, 200_000_000)
+    if best.apply and best.announced:
+        ratio = best.apply.peak / best.announced
+        yield Goal("update: peak memory, to what was announced", ratio, 1.0)
 
 
 def _fresh(by: dict[tuple[str, str], Result]) -> Iterator[Goal]:

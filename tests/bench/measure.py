@@ -117,7 +117,7 @@ class _Tree:
     def _sample(self) -> None:
         while not self._over.wait(_SAMPLE_SECONDS):
             found = _descendants(self._pid)
-            self._peak = max(self._peak, sum(map(_resident, found)), _highest(self._pid))
+            self._peak = max(self._peak, _together(found), _highest(self._pid))
 
     def stop(self) -> int:
         self._over.set()
@@ -136,11 +136,19 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-def _resident(pid: int) -> int:
+def _together(pids: Sequence[int]) -> int:
+    """Add up their resident memory; of a child that has not begun its program yet it is ours."""
+    first, *others = (_sizes(pid) for pid in pids)
+    return first[1] + sum(sizes[1] for sizes in others if sizes != first)
+
+
+def _sizes(pid: int) -> tuple[int, int]:
+    """Return bytes mapped and resident."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
-    except (FileNotFoundError, ProcessLookupError, IndexError):
-        return 0
+        mapped, resident = Path(f"/proc/{pid}/statm").read_text().split()[:2]
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return 0, 0
+    return int(mapped) * _PAGE, int(resident) * _PAGE
 
 
 def _highest(pid: int) -> int:

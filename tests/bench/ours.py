@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,11 @@ class Side:
         run, built = measure_json(self.place, *words, seconds=self.seconds)
         return run, int(built["rpm_bytes"])
 
+    def announced(self, ref: str, options: Sequence[str] = ()) -> int:
+        """Return the memory that pulling the newest commit is said to take."""
+        words = ["plan", f"bench:{ref}", "--repo", self.client, "--config-dir", self.config]
+        return int(json.loads(run_jigdo(*words, *options, "--json"))["memory"])
+
     def pull(self, ref: str, options: Sequence[str] = ()) -> tuple[Measured, dict[str, Any]]:
         """Pull the newest commit; returns the cost, and what the program says it moved."""
         words = ["pull", f"bench:{ref}", "--repo", self.client, "--config-dir", self.config]
@@ -224,14 +229,19 @@ def counted_pull(
 
     The version is the newest, or asked for ``by_name``.
     """
+    what = version.ref + f"@{version.commit}" * by_name
+    announced = side.announced(what, options)
     before = Counted.of(server)
-    run, document = side.pull(version.ref + f"@{version.commit}" * by_name, options)
+    run, document = side.pull(what, options)
     sent = Counted.of(server).since(before)
     require_same("commit that was pulled", version.commit, document["commit"])
     kinds = {kind: moved["bytes"] for kind, moved in document["moved"].items()}
     if sum(kinds.values()) != sent.bytes:
         raise WrongTree(f"pull counted {sum(kinds.values())} bytes, the server sent {sent.bytes}")
-    return Result(case, "", sent.bytes, sent.requests, apply=run, kinds=kinds, ours=True)
+    return Result(
+        case, "", sent.bytes, sent.requests, apply=run, kinds=kinds, ours=True,
+        packing=document["packing"], announced=announced,
+    )  # fmt: skip
 
 
 def repoint(link: Path, target: Path) -> None:
@@ -294,7 +304,4 @@ class Journey:
 
 def _named(result: Result, way: str, made: Measured | None, proof: str, size: int) -> Result:
     note = f"the set is {size:,} bytes; make: set build" if made else ""
-    return Result(
-        result.case, way, result.bytes, result.requests, made, result.apply, result.kinds,
-        proof, note, ours=True,
-    )  # fmt: skip
+    return replace(result, way=way, make=made, proof=proof, note=note)

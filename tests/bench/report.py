@@ -20,7 +20,9 @@ def table(results: Sequence[Result], against: str) -> str:
         rows = [result for result in results if result.case == case]
         base = next((r.bytes for r in rows if r.way == against and r.bytes), None)
         parts += [f"**{case}**", "", _HEAD, "|---|--:|--:|--:|--:|--:|---|"]
-        parts += [_row(r, r.bytes, base) for r in _ordered(rows) if r.bytes is not None]
+        for row in _ordered(rows):
+            if row.bytes is not None:
+                parts += [_row(row, row.bytes, base), *_packing(row)]
         parts += ["", *_left_out(rows)]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -51,6 +53,16 @@ def _row(result: Result, count: int, base: int | None) -> str:
     apply = _cost(result.apply, wall=True)
     proof = result.proof
     return f"| {way} | {count:,} | {ratio} | {result.requests} | {make} | {apply} | {proof} |"
+
+
+def _packing(result: Result) -> list[str]:
+    """Return the row of what packing took of a pull, and of the memory that was announced."""
+    parts = []
+    if seconds := result.packing.get("cpu_seconds"):
+        parts.append(f"packing again {result.packing['seconds']:.1f} s, {seconds:.1f} s")
+    if result.announced:
+        parts.append(f"announced {result.announced / 1e6:.0f} MB")
+    return [f"| - of which | | | | | {'; '.join(parts)} | |"] if parts else []
 
 
 def _cost(run: Measured | None, *, wall: bool) -> str:

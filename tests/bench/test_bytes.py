@@ -370,16 +370,20 @@ def test_goals_are_those_of_the_ways_that_ran() -> None:
     assert goals(UPDATE, results[:1]) == []
 
 
+_PACKING = {"cpu_seconds": 2.04, "seconds": 1.5}
 RESULTS = [
     Result(UPDATE, "theirs", 2_000_000, 9, Measured(1, 2, 3), Measured(4, 5, 6), proof="tar x"),
-    Result(UPDATE, "ours & all", 1_000_000, 3, ours=True),
+    Result(UPDATE, "ours & all", 1_000_000, 3, ours=True, packing=_PACKING, announced=200 * 10**6),
     Result(UPDATE, "slow", skipped="left out by QUICK=1"),
 ]
 
 
 def test_table_is_sorted_with_ratios_and_says_what_is_left_out() -> None:
     lines = table(RESULTS, "theirs").splitlines()
-    ours, theirs = (line for line in lines if line.startswith("| ") and "bytes" not in line)
+    ours, packing, theirs = (
+        line for line in lines if line.startswith("| ") and "bytes" not in line
+    )
+    assert packing.split("|")[6] == " packing again 1.5 s, 2.0 s; announced 200 MB "
     assert ours.startswith("| **ours & all** | 1,000,000 | 0.50x | 3 |")
     assert theirs.startswith(
         "| theirs | 2,000,000 | 1.00x | 9 | 2.0 s, 0 MB | 4.0 s, 5.0 s, 0 MB |"

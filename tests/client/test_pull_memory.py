@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.rpms.build import build_repository
+from tests.client.large_file import REF as LARGE
+from tests.client.large_file import Large
 from tests.client.published import build_set, fsck
 from tests.commands import jigdo, ostree
 
@@ -35,6 +37,8 @@ truncate -s 512M %{buildroot}/usr/share/huge/zeros
 """
 _SIZE = 512 << 20
 _MOST = 120 << 20
+_LARGE = 96 << 20
+_TIGHT = 125  # MB
 
 # The child's peak alone: a small process of its own starts it, since a process begins
 # with the peak of the one that it was forked from.
@@ -103,3 +107,36 @@ def test_pull_of_a_huge_file_takes_little_memory(mode: str, huge: _Huge, tmp_pat
             fsck(repo)
     finally:
         shutil.rmtree(repo)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Large]:
+    """A file of 96 MiB, one packed by xz and some by gzip, in two versions, with deltas."""
+    scratch = tmp_path_factory.mktemp("large")
+    yield Large.make(scratch, _LARGE)
+    shutil.rmtree(scratch)
+
+
+@pytest.mark.parametrize("mode", ["bare-user", "archive"])
+def test_pull_takes_no_more_memory_than_is_announced(large: Large, mode: str) -> None:
+    client = large.client(mode)
+    for generation in (1, 2):
+        announced, taken, told = client.pull(generation)
+        assert ostree(client.repo, "rev-parse", LARGE).strip() == large.commits[generation - 1]
+        print(f"{mode}, {generation}: {taken.peak:,} bytes taken, {announced:,} announced")
+        assert taken.peak <= announced <= 1.5 * taken.peak
+        # Whoever held the large file would take more.
+        assert announced < _LARGE + (70 << 20)
+    assert told["moved"]["rpm"]["bytes"] == 0 < told["packing"]["cpu_seconds"]
+    fsck(client.repo)
+    shutil.rmtree(client.repo)
+
+
+def test_pull_keeps_to_the_memory_that_is_allowed(large: Large) -> None:
+    """Two workers at once would take more: one waits for the other, and no delta is left out."""
+    client = large.client("bare-user")
+    client.pull(1)
+    announced, taken, told = client.pull(2, "--max-memory", _TIGHT)
+    assert taken.peak <= announced <= _TIGHT * 1_000_000
+    assert told["moved"]["rpm"]["bytes"] == 0
+    shutil.rmtree(client.repo)

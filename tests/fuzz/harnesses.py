@@ -243,7 +243,7 @@ def read_table(data: bytes) -> None:
 
 def _use_table(table: DeltaTable) -> None:
     for content in table.contents[:64]:
-        usable(table, content, max_memory=_MAX_MEMORY)
+        usable(table, content, room=_MAX_MEMORY)
 
 
 def read_patches(data: bytes) -> None:

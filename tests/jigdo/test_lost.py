@@ -81,9 +81,7 @@ def reassembled(
     def told(plan: Plan, gone: Sequence[LostPackage]) -> None:
         lost.extend(package.ref.nevra.name for package in gone)
 
-    plans = reassemble(
-        jigdo, wanted, client, source, ref=REF, choices=choices, replanned=told, workers=1
-    )
+    plans = reassemble(jigdo, wanted, client, source, ref=REF, replanned=told, workers=1)
     assert client.require(REF) == made.commit
     client.fsck_commit(made.commit)
     fsck(client)

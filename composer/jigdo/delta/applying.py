@@ -20,22 +20,17 @@ from typing import Protocol
 
 from composer.checksum import ObjectChecksum
 from composer.errors import BoundExceeded, ComposerError, FormatError, NoSpace, VerificationFailed
+from composer.jigdo import memory
 from composer.jigdo.container import Frame
 from composer.jigdo.delta import codecs
 from composer.jigdo.delta.columns import Base, FileBase
 from composer.jigdo.delta.frames import FramePatches
-from composer.jigdo.delta.table import COPY, PATCH, REPACK, DeltaContent, DeltaTable
+from composer.jigdo.delta.table import COPY, REPACK, DeltaContent, DeltaTable
 from composer.jigdo.importing import Target, write_content
 from composer.jigdo.repack import Packers, Recipe, opened, repack, unpack
 from composer.ostree.repo import Repository
 from composer.system.files import explained
 
-MAX_MEMORY = 200 << 20
-"""Bytes that making one content may take, unless the user says otherwise."""
-
-# What the program itself takes beside a content.
-_OWN_MEMORY = 40 << 20
-_SMALL = 1 << 22
 # Bytes of contents that a worker is given at once, if there are several.
 _JOB = 1 << 19
 _INNER_LIMIT = 1 << 30
@@ -45,29 +40,73 @@ Wrote = Callable[[int, int], object]
 """Called with the bytes of contents that were made, and the number of objects of them."""
 
 
-def usable(table: DeltaTable, content: DeltaContent, *, max_memory: int) -> bool:
-    """Tell whether this machine can make ``content`` within ``max_memory`` bytes."""
+def usable(
+    table: DeltaTable,
+    content: DeltaContent,
+    *,
+    room: int,
+    largest: int = memory.LARGEST_PATCH,
+) -> bool:
+    """Tell whether this machine can make ``content`` with ``room`` bytes of memory.
+
+    No patch of it has more than ``largest`` bytes.
+    """
     if any(piece.codec not in codecs.CodecNumber.__members__.values() for piece in content.pieces):
         return False
-    if content.method < REPACK:
-        return True
     try:
-        recipe = Recipe.parse(table.recipes[content.method - REPACK])
+        recipe = _recipe(table, content)
     except FormatError:
         return False
-    return (
-        recipe.size == content.size
-        and recipe.memory + _OWN_MEMORY <= max_memory
-        and not recipe.obstacle()
-    )
+    if recipe is not None and (recipe.size != content.size or recipe.obstacle()):
+        return False
+    return needed(table, content, largest=largest) <= room
 
 
-def packing_cost(table: DeltaTable, content: DeltaContent) -> tuple[float, int]:
-    """Return CPU seconds and bytes of memory, about, for packing ``content`` again; or zeros."""
+def _recipe(table: DeltaTable, content: DeltaContent) -> Recipe | None:
     if content.method < REPACK:
-        return 0.0, 0
-    recipe = Recipe.parse(table.recipes[content.method - REPACK])
-    return recipe.cost, recipe.memory
+        return None
+    return Recipe.parse(table.recipes[content.method - REPACK])
+
+
+def packing_cost(table: DeltaTable, content: DeltaContent) -> float:
+    """Return CPU seconds, about, for packing ``content`` again."""
+    recipe = _recipe(table, content)
+    return recipe.cost if recipe else 0.0
+
+
+def needed(
+    table: DeltaTable,
+    content: DeltaContent,
+    *,
+    base: int | None = None,
+    patch: int | None = None,
+    largest: int = memory.LARGEST_PATCH,
+) -> int:
+    """Return the bytes of memory that making ``content`` takes.
+
+    Its ``base`` (what is inside, if that is opened) has the content's size, about, and each
+    ``patch`` at most the size of what it makes, or of the ``largest``, unless they are known.
+    """
+    if content.method == COPY:
+        return 0
+    recipe = _recipe(table, content)
+    if base is None:
+        base = recipe.inner_size if recipe else content.size
+    patches = (
+        codecs.memory(
+            piece.codec,
+            base,
+            piece.target,
+            min(piece.target, largest) if patch is None else patch,
+        )
+        for piece in content.pieces
+    )
+    unpacking = memory.UNPACKING if _in_several_frames(content) else 0
+    return memory.making(base, patches, recipe.memory if recipe else 0) + unpacking
+
+
+def _in_several_frames(content: DeltaContent) -> bool:
+    return len({piece.frame for piece in content.pieces}) > 1
 
 
 class Batches(Protocol):
@@ -91,6 +130,7 @@ class DeltaImporter:
     """Writes what a deltas table makes.  ``base`` has the base's objects by ordinal.
 
     They are in ``repo``; large ones are laid out in ``spool``, or in the repository's own place.
+    Contents that together would take more than ``room`` bytes of memory are made in turn.
     """
 
     def __init__(
@@ -99,7 +139,7 @@ class DeltaImporter:
         table: DeltaTable,
         base: Sequence[ObjectChecksum],
         *,
-        max_memory: int,
+        room: int,
         workers: int,
         packers: Packers,
         spool: Path | None = None,
@@ -107,7 +147,7 @@ class DeltaImporter:
         self._repo, self._table, self._base = repo, table, base
         self._packers = packers
         self._spool = spool or repo.path / "tmp"
-        self._max_memory, self._workers = max_memory, workers
+        self._budget, self._workers = memory.Budget(room), workers
 
     def run(
         self,
@@ -144,10 +184,10 @@ class DeltaImporter:
         As :meth:`run`; ``made`` is called for each that ``take`` took.
         """
         failed: dict[int, ComposerError] = {}
-        running: deque[Future[dict[int, ComposerError | None]]] = deque()
+        running: deque[tuple[int, Future[dict[int, ComposerError | None]]]] = deque()
 
         def reap() -> None:
-            for number, error in running.popleft().result().items():
+            for number, error in running.popleft()[1].result().items():
                 if error is None:
                     made(number)
                 else:
@@ -155,10 +195,12 @@ class DeltaImporter:
 
         with ThreadPoolExecutor(self._workers) as pool:
             for job in self._jobs(numbers, frames):
-                running.append(pool.submit(self._make_all, job, take))
-                # A content in several frames takes its patches while it is made.
+                held = sum(patches.size for _, patches in job)
+                running.append((held, pool.submit(self._make_all, job, take)))
                 full = batches is not None and batches.is_full
-                while len(running) > (0 if job[-1][1].is_open or full else 2 * self._workers):
+                # A content in several frames takes its patches while it is made.
+                alone = full or job[-1][1].is_open
+                while len(running) > (0 if alone else self._ahead(sum(h for h, _ in running))):
                     reap()
                 if full and batches is not None:
                     batches.land()
@@ -166,11 +208,15 @@ class DeltaImporter:
                 reap()
         return failed
 
+    def _ahead(self, held: int) -> int:
+        """Return how many jobs may be in work, or wait, with so many bytes of patches in all."""
+        return 2 * self._workers if held <= memory.QUEUED else self._workers
+
     def _jobs(
         self, numbers: Collection[int], frames: Iterator[tuple[Frame, bytes]]
     ) -> Iterator[list[tuple[int, _Patches]]]:
         """Yield contents with their patches, small ones together: handing one over takes longer."""
-        stream = _FrameStream(self._table, frames)
+        stream = _FrameStream(self._table, frames, self._budget)
         job: list[tuple[int, _Patches]] = []
         size = 0
         for number, content in enumerate(self._table.contents):
@@ -207,30 +253,40 @@ class DeltaImporter:
         base = self._base[content.base]
         try:
             with ExitStack() as stack:
-                pieces = self._made(content, base, patches, stack)
+                source = self._source(content, base, stack)
+                size = len(source) if content.method < REPACK else None
+                largest = None if patches.is_open else patches.largest
+                needs = needed(self._table, content, base=size, patch=largest)
+                stack.enter_context(self._budget.taking(needs))
+                pieces = self._made(content, base, source, patches, stack, needs)
                 take(number, _exactly(pieces, content))
         except ComposerError as error:
             raise error.within(f"made of object {base}") from error
 
+    def _source(self, content: DeltaContent, base: ObjectChecksum, stack: ExitStack) -> Base:
+        if all(piece.codec == codecs.CodecNumber.FULL for piece in content.pieces):
+            return b""
+        return self._opened(base, stack)
+
     def _made(
-        self, content: DeltaContent, base: ObjectChecksum, patches: _Patches, stack: ExitStack
+        self,
+        content: DeltaContent,
+        base: ObjectChecksum,
+        source: Base,
+        patches: _Patches,
+        stack: ExitStack,
+        needs: int,
     ) -> Iterator[bytes]:
         if content.method == COPY:
             _, _, pieces = self._repo.content(base)
             return pieces
-        if all(piece.codec == codecs.CodecNumber.FULL for piece in content.pieces):
-            source: Base = b""
-        else:
-            source = self._opened(base, stack)
-        if content.method == PATCH:
-            return self._patched(content, source, patches)
-        recipe = Recipe.parse(self._table.recipes[content.method - REPACK])
-        if recipe.memory + _OWN_MEMORY > self._max_memory:
-            raise BoundExceeded(what="memory to pack a content again", bound=self._max_memory)
+        recipe = _recipe(self._table, content)
+        if recipe is None:
+            return self._patched(content, source, patches, needs)
         packers = self._packers
         with packers.timed():
-            inside = self._inside(source, stack) if len(source) else source
-        inner = packers.counted(self._patched(content, inside, patches), -1)
+            inside = self._inside(source, stack, needs) if len(source) else source
+        inner = packers.counted(self._patched(content, inside, patches, needs), -1)
         run = packers.run(self._spool)
         return packers.counted(repack(recipe, inner, size=content.size, run=run))
 
@@ -241,27 +297,25 @@ class DeltaImporter:
         """
         if place := stack.enter_context(self._repo.opened_content(checksum)):
             base = FileBase(*place)
-            return base if len(base) > _SMALL else base[0 : len(base)]
+            return base if len(base) > memory.SMALL else base[0 : len(base)]
         _, size, pieces = self._repo.content(checksum)
-        if size <= _SMALL:
+        if size <= memory.SMALL:
             return b"".join(pieces)
         return _spooled(pieces, stack, self._spool)
 
-    def _inside(self, source: Base, stack: ExitStack) -> Base:
-        recipe = opened(source, inner_limit=_INNER_LIMIT, window_limit=self._max_memory)
+    def _inside(self, source: Base, stack: ExitStack, needs: int) -> Base:
+        recipe = opened(source, inner_limit=_INNER_LIMIT, window_limit=needs)
         if recipe is None:
-            raise VerificationFailed("the base is no container that can be opened")
-        if recipe.memory + _OWN_MEMORY > self._max_memory:
-            raise BoundExceeded(what="memory to open a base", bound=self._max_memory)
-        if recipe.inner_size <= _SMALL:
+            raise VerificationFailed("the base is no container that can be opened in such memory")
+        if recipe.inner_size <= memory.SMALL:
             return b"".join(unpack(source, recipe))
         return _spooled(unpack(source, recipe), stack, self._spool)
 
-    def _patched(self, content: DeltaContent, source: Base, patches: _Patches) -> Iterator[bytes]:
+    def _patched(
+        self, content: DeltaContent, source: Base, patches: _Patches, needs: int
+    ) -> Iterator[bytes]:
         for piece, patch in zip(content.pieces, patches, strict=True):
-            yield from codecs.apply(
-                piece.codec, source, patch, size=piece.target, max_memory=self._max_memory
-            )
+            yield from codecs.apply(piece.codec, source, patch, size=piece.target, max_memory=needs)
 
 
 def _without_frames(error: ComposerError) -> ComposerError:
@@ -307,22 +361,29 @@ class _Useless(FormatError):
 class _FrameStream:
     """The patches of a table's frames, forwards, those of one frame in memory."""
 
-    def __init__(self, table: DeltaTable, frames: Iterator[tuple[Frame, bytes]]) -> None:
+    def __init__(
+        self, table: DeltaTable, frames: Iterator[tuple[Frame, bytes]], budget: memory.Budget
+    ) -> None:
         pieces = [piece for content in table.contents for piece in content.pieces]
         self._codecs = {
             frame: [piece.codec for piece in own]
             for frame, own in groupby(pieces, key=lambda piece: piece.frame)
         }
-        self._frames = frames
+        self._frames, self._budget = frames, budget
         self._number = -1
         self._patches: FramePatches | FormatError = FormatError("no frame was read")
 
-    def patch(self, frame: int, place: int) -> bytes:
-        """Return one patch; calls must go forwards."""
+    def patch(self, frame: int, place: int, *, taken: bool) -> bytes:
+        """Return one patch; calls must go forwards.
+
+        ``taken``: what unpacking a frame takes is the caller's already.
+        """
+        unpacking = 0 if taken else min(memory.UNPACKING, self._budget.size)
         while self._number != frame:
             # Not two frames at a time: the next is decompressed while this one would be held.
             self._patches = FormatError("no frame was read")
-            found, data = next(self._frames)
+            with self._budget.taking(unpacking):
+                found, data = next(self._frames)
             self._number = found.number
             try:
                 self._patches = FramePatches(data, self._codecs[found.number])
@@ -341,7 +402,7 @@ class _Patches:
 
     def __init__(self, content: DeltaContent, stream: _FrameStream) -> None:
         self._content, self._stream = content, stream
-        self.is_open = len({piece.frame for piece in content.pieces}) > 1
+        self.is_open = _in_several_frames(content)
         self._taken: list[bytes] | _Useless = []
         if not self.is_open:
             try:
@@ -349,9 +410,23 @@ class _Patches:
             except _Useless as error:
                 self._taken = error
 
+    @property
+    def _sizes(self) -> list[int]:
+        return [] if isinstance(self._taken, _Useless) else [*map(len, self._taken)]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the patches that are taken."""
+        return sum(self._sizes)
+
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest of them."""
+        return max(self._sizes, default=0)
+
     def _read(self) -> Iterator[bytes]:
         for piece in self._content.pieces:
-            yield self._stream.patch(piece.frame, piece.place)
+            yield self._stream.patch(piece.frame, piece.place, taken=self.is_open)
 
     def __iter__(self) -> Iterator[bytes]:
         if isinstance(self._taken, _Useless):

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
-from composer.jigdo.delta.codecs import CodecNumber
+from composer.jigdo.delta.codecs import PART, CodecNumber
 from composer.jigdo.delta.frames import FRAME
 from composer.jigdo.delta.linking import NOTHING_SHARED, Linked
 from composer.jigdo.delta.looking import Inside, StoredContent, learn, look_inside, read_content
@@ -31,6 +31,7 @@ from composer.jigdo.delta.table import (
     Piece,
     make_table,
 )
+from composer.jigdo.memory import LARGEST_PATCH, MODEST
 from composer.jigdo.repack import Recipe
 from composer.jigdo.tree import Ordinals, walk
 from composer.ostree.digests import ContentInfo, DigestCache
@@ -38,19 +39,14 @@ from composer.ostree.objects import Header
 from composer.ostree.repo import Repository
 from composer.progress import Report
 
-MODEST_MEMORY = 150 << 20
-"""What is made only with more memory than this is offered in another way too."""
-
 _WORTH = 0.75  # of an RPM: patches that take more than this part of it are not shipped
 # Part of the key of a stored patch: another number where the same input gives another one.
-_MAKING = "3"
+_MAKING = "4"
 # Another version of these may find other matches.
 _LIBRARIES = ("bsdiff4", "hdiffpatch", "zstandard")
 _NO_PACKAGE = -1
 # Files of which a great many refer to the same, so that it pays to learn how that moved.
 _MODULE = re.compile(r"\.ko(\.(gz|xz|zst))?$")
-# Bytes of a patch; a frame has to hold it.
-_LARGEST = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +91,8 @@ class _Wish:
     target_object: ObjectChecksum
     package: int
     path: str
+    size: int
+    base_size: int
     # The first of the bases that wants it.
     wanted_from: ObjectChecksum
 
@@ -214,6 +212,8 @@ def _compare(base: _Base, tree: NewTree, wishes: _Wishes, *, of_packages: bool) 
             continue
         paths = tree.paths[ordinal]
         partner = None if info.header.is_symlink else base.bases.find(paths, info.size)
+        if partner is None and info.size > PART:  # it is shipped whole, or in its RPM
+            continue
         wish = _Wish(
             base=base.infos[partner].digest if partner is not None else None,
             target=info.digest,
@@ -221,6 +221,8 @@ def _compare(base: _Base, tree: NewTree, wishes: _Wishes, *, of_packages: bool) 
             target_object=checksum,
             package=package,
             path=paths[0],
+            size=info.size,
+            base_size=base.infos[partner].size if partner is not None else 0,
             wanted_from=base.commit,
         )
         base.wanted.append((ordinal, partner or 0, wishes.number(wish)))
@@ -303,7 +305,17 @@ class _Job:
         """Return it for the workers."""
         old, new = self.wish.base_object, self.wish.target_object
         made_of = StoredContent(repo, str(old), self.base) if old else b""
-        return Pair(key, made_of, StoredContent(repo, str(new), self.target), Linked(self.shared))
+        return Pair(
+            key,
+            made_of,
+            StoredContent(repo, str(new), self.target),
+            Linked(self.shared),
+            (_size(self.base, self.wish.base_size), _size(self.target, self.wish.size)),
+        )
+
+
+def _size(recipe: bytes, size: int) -> int:
+    return Recipe.parse(recipe).inner_size if recipe else size
 
 
 def _make_jobs(
@@ -327,9 +339,10 @@ def _make_jobs(
             for part in patch.parts
         )
         estimate = patch.estimate
-        if any(len(data) > _LARGEST for _, _, data in parts):
-            recipe, parts = b"", tuple(_whole(read_content(repo, job.wish.target_object)))
-            estimate = sum(length for _, length, _ in parts)
+        if any(len(data) > LARGEST_PATCH for _, _, data in parts):
+            recipe, parts, estimate = b"", (), job.wish.size
+            if estimate <= PART:
+                parts = tuple(_whole(read_content(repo, job.wish.target_object)))
         store.save(patch.key, StoredPatch(recipe, parts, estimate))
 
 
@@ -343,8 +356,8 @@ def _kept(codec: int, patch: bytes, learned: bytes) -> bytes:
 
 def _whole(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Cut a content that is shipped whole into parts that frames can hold."""
-    for at in range(0, len(data), _LARGEST):
-        piece = data[at : at + _LARGEST]
+    for at in range(0, len(data), LARGEST_PATCH):
+        piece = data[at : at + LARGEST_PATCH]
         yield CodecNumber.FULL, len(piece), piece
 
 
@@ -419,7 +432,7 @@ def _rank(way: int, ways: int) -> int:
 
 def _is_heavy(store: PatchStore, key: bytes) -> bool:
     recipe = store.outline(key).recipe
-    return bool(recipe) and Recipe.parse(recipe).memory > MODEST_MEMORY
+    return bool(recipe) and Recipe.parse(recipe).memory > MODEST
 
 
 def _table(

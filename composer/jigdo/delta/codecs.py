@@ -20,6 +20,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from composer.errors import BoundExceeded, ComposerError, FormatError, MissingRequirement
+from composer.jigdo import memory as figures
 from composer.jigdo.delta import columns, moving
 from composer.jigdo.delta.columns import Base, Copy
 
@@ -36,7 +37,7 @@ class CodecNumber(IntEnum):
 
 
 #: Larger targets are made part by part, each with a patch of its own.
-PART = 128 << 20
+PART = 64 << 20
 #: Beyond base and target of this size together, the zstd codec is not tried: it
 #: is the one whose memory grows with its base.
 ZSTD_LIMIT = 48 << 20
@@ -164,17 +165,13 @@ def memory(codec: int, base_size: int, size: int, patch_size: int) -> int:
     Raises FormatError for a number that is no codec's.
     """
     if codec == CodecNumber.FULL:
-        return patch_size + 4 * columns.PIECE
+        return figures.full(patch_size)
     if codec == CodecNumber.ZSTD:
-        window = 1 << _window_log(base_size + size)
-        return 2 * base_size + window + patch_size + (8 << 20)
-    _require_known(codec)
-    # The patch, and its columns cut out of it.
-    needed = 2 * patch_size + columns.WORKING_MEMORY
+        return figures.zstd(base_size, 1 << _window_log(base_size + size), patch_size)
     if codec == CodecNumber.LINKED:
-        # Its base is held, which grew piece by piece.
-        needed += 2 * min(base_size, moving.LARGEST_BASE) + patch_size + moving.WORKING_MEMORY
-    return needed
+        return figures.linked(base_size, patch_size)
+    _require_known(codec)
+    return figures.columns(patch_size)
 
 
 def apply(codec: int, base: Base, patch: bytes, *, size: int, max_memory: int) -> Iterator[bytes]:
@@ -214,7 +211,7 @@ def _apply_full(patch: bytes, size: int) -> Iterator[bytes]:
 
 
 def _apply_linked(base: Base, patch: bytes, size: int) -> Iterator[bytes]:
-    if len(base) > moving.LARGEST_BASE:
+    if len(base) > figures.LARGEST_MOVED:
         raise FormatError("delta: its base is too large to be moved")
     shared, moves, patch = moving.split_linked(patch)
     streams = columns.Streams.split(patch)

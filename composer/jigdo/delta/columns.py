@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from composer.errors import FormatError
 from composer.jigdo.encoding import Cursor, svarints, uvarint, uvarints
@@ -38,9 +38,6 @@ _HEADER_LIMIT = 36
 _BEYOND = "a length or an offset is beyond what base and target hold"
 # Columns of so many bytes are read one number after the other.
 _SHORT = 256
-
-#: Working memory of :func:`apply` and :func:`covered`, measured and rounded up.
-WORKING_MEMORY = 48 << 20
 
 
 class Base(Protocol):
@@ -64,6 +61,19 @@ class FileBase:
     def __getitem__(self, where: slice, /) -> bytes:
         start, stop, _ = where.indices(self._size)
         return os.pread(self._fd, max(0, stop - start), start)
+
+
+class HeldFile(FileBase):
+    """One that keeps its file open, until it is closed."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        super().__init__(file.fileno(), os.fstat(file.fileno()).st_size)
+
+    def close(self) -> None:
+        self._file.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,6 @@ from composer.jigdo.delta.elf import (
 )
 from composer.jigdo.delta.images import move_image, segments_of
 from composer.jigdo.delta.moving import (
-    LARGEST_BASE,
     MOST_COPIES,
     Moves,
     Moving,
@@ -35,6 +34,7 @@ from composer.jigdo.delta.moving import (
     join_linked,
 )
 from composer.jigdo.delta.steps import Positions, Steps
+from composer.jigdo.memory import LARGEST_MOVED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +66,7 @@ class Linked:
 
     def make(self, base: bytes, target: bytes) -> bytes:
         """Return the patch; raises CannotMake where base or target is another kind of file."""
-        if len(base) > LARGEST_BASE:
+        if len(base) > LARGEST_MOVED:
             raise CannotMake("linked: too large")
         moving, file = Moving.of(bytearray(base)), parse_relocatable(target)
         if moving is not None and file is not None:

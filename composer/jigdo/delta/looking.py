@@ -5,14 +5,17 @@ In processes of their own, for the contents are large and there are many.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from composer.checksum import ObjectChecksum
+from composer.jigdo.delta.columns import Base, HeldFile
 from composer.jigdo.delta.linking import Learning, Moved, moves_of
 from composer.jigdo.repack import Recipe, analyse, opened, unpack
 from composer.ostree.repo import Repository
@@ -23,6 +26,8 @@ Inside = tuple[ObjectChecksum | None, ObjectChecksum]
 
 # Bytes of a container that is looked into; every worker holds two, and what is inside them.
 _LARGEST_CONTAINER = 1 << 28
+# Bytes of a content that is not held whole.
+_LARGE = 1 << 26
 # Bytes of modules that are learned from.
 _LARGEST_MODULE = 1 << 26
 
@@ -35,8 +40,11 @@ class StoredContent:
     checksum: str
     recipe: bytes = b""
 
-    def __call__(self) -> bytes:
-        data = read_content(self.repo, ObjectChecksum.parse(self.checksum))
+    def __call__(self) -> Base:
+        checksum = ObjectChecksum.parse(self.checksum)
+        if not self.recipe and _size(self.repo, checksum) > _LARGE:
+            return _file(self.repo, checksum)
+        data = read_content(self.repo, checksum)
         if not self.recipe:
             return data
         return b"".join(unpack(data, Recipe.parse(self.recipe)))
@@ -102,6 +110,18 @@ def _repository(path: Path) -> Repository:
 def _size(path: Path, checksum: ObjectChecksum) -> int:
     _, size, _ = _repository(path).content(checksum)
     return size
+
+
+def _file(path: Path, checksum: ObjectChecksum) -> Base:
+    """Return a large content as a file: the object itself, or a copy of what is compressed."""
+    repo = _repository(path)
+    with repo.opened_content(checksum) as place:
+        if place is not None:
+            return HeldFile(os.fdopen(os.dup(place[0]), "rb"))
+    copy = TemporaryFile(dir=path / "tmp")  # noqa: SIM115
+    copy.writelines(repo.content(checksum)[2])
+    copy.flush()
+    return HeldFile(copy)
 
 
 def read_content(path: Path, checksum: ObjectChecksum) -> bytes:

@@ -16,9 +16,7 @@ builds differ.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import multiprocessing
-import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,12 +28,13 @@ from typing import Any
 from composer.errors import ComposerError
 from composer.jigdo.delta import codecs, columns
 from composer.jigdo.delta.codecs import PART, CannotMake, Codec, CodecNumber
-from composer.jigdo.delta.columns import Base
+from composer.jigdo.delta.columns import Base, HeldFile
 from composer.jigdo.delta.moving import split_linked
 from composer.progress import Report, Step, silent
+from composer.system.heap import hold_less
 
 #: Where a base or a target comes from; read in the worker.  A callable must be picklable.
-Source = Path | Callable[[], bytes] | bytes
+Source = Path | Callable[[], Base] | bytes
 
 #: Pairs that are under way or wait for an earlier one, per worker: bounds the memory
 #: that results take while one slow pair holds the others back.
@@ -46,10 +45,10 @@ _CLEARLY_SMALLER = 16
 _NO_CPU_LIMIT = -1
 #: A part's matches are sought in the whole of a base up to this size; in a larger one
 #: around the part's own place, this far on either side.
-_WHOLE_BASE = 192 << 20
-_AROUND = 32 << 20
-#: Larger files are mapped, not read: 3 GiB twice would be past the memory limit.
-_MAPPED = 64 << 20
+_WHOLE_BASE = 96 << 20
+_AROUND = 16 << 20
+#: Pairs that together take more memory are made one after the other.
+_TOGETHER = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +70,20 @@ class Pair:
     """A target that is wanted from a base; ``key`` comes back with the result.
 
     ``maker`` is one for this kind of content: what it can make, the others need not try.
+    ``sizes`` are of both, about, to tell how much memory it takes.
     """
 
     key: Any
     base: Source
     target: Source
     maker: Codec | None = None
+    sizes: tuple[int, int] = (0, 0)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a worker takes for it, about: HDiffPatch sorts what it seeks in."""
+        base, target = self.sizes
+        return 6 * min(base, _WHOLE_BASE) + 3 * min(target, PART)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,8 @@ class Part:
 class Patch:
     """The smallest way found for one pair.
 
-    ``estimate`` is what its parts take compressed, about; pooled they take less.
+    ``estimate`` is what its parts take compressed, about; pooled they take less.  It has no
+    parts where a large content is best taken whole: nobody holds that.
     ``lost`` names the codecs that crashed, hung or were wrong, and how.
     """
 
@@ -158,6 +166,7 @@ class _Bench:
         self._context.set_forkserver_preload([__name__])
         self._limits = limits
         self._workers = [_Worker(self._context, limits) for _ in range(count)]
+        self._waiting: _Task | None = None
 
     def run(self, tasks: Iterator[_Task]) -> Iterator[_Task]:
         finished: dict[int, _Task] = {}
@@ -166,9 +175,12 @@ class _Bench:
         while True:
             for worker in self._workers:
                 if more and worker.idle and handed_out < due + _AHEAD * len(self._workers):
-                    task = next(tasks, None)
+                    task = self._waiting or next(tasks, None)
                     if task is None:
                         more = False
+                        break
+                    self._waiting = None if self._fits(task) else task
+                    if self._waiting:
                         break
                     worker.start(task)
                     handed_out += 1
@@ -180,6 +192,11 @@ class _Bench:
                 return
             for task in _wait(busy):
                 finished[task.number] = task
+
+    def _fits(self, task: _Task) -> bool:
+        """Tell whether there is memory for a pair beside those that are under way."""
+        taken = sum(worker.memory for worker in self._workers)
+        return not taken or taken + task.pair.memory <= _TOGETHER
 
     def close(self) -> None:
         for worker in self._workers:
@@ -216,6 +233,10 @@ class _Worker:
     @property
     def idle(self) -> bool:
         return self._task is None
+
+    @property
+    def memory(self) -> int:
+        return self._task.pair.memory if self._task else 0
 
     def start(self, task: _Task) -> None:
         """Have the process work on ``task``, beginning with the first codec that is left."""
@@ -313,6 +334,7 @@ def _work(connection: Connection, limits: Limits) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _limit(resource.RLIMIT_AS, limits.memory)
     _limit(resource.RLIMIT_CORE, 0)
+    hold_less()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             pair, makers = connection.recv()
@@ -336,6 +358,9 @@ def _serve(connection: Connection, pair: Pair, makers: list[Codec], limits: Limi
             if codec.number != CodecNumber.FULL and by_own:
                 connection.send(("skipped", None))
                 continue
+            if codec.number == CodecNumber.FULL and len(target) > PART:
+                connection.send(("made", (len(target), int(codec.number), ())))
+                continue
             parts = tuple(_parts(codec, base, target))
             estimate = sum(_estimate(codec.number, part.data) for part in parts)
             smallest = min(smallest, estimate)
@@ -346,6 +371,9 @@ def _serve(connection: Connection, pair: Pair, makers: list[Codec], limits: Limi
         except Exception as error:
             connection.send(("failed", f"{type(error).__name__}: {error}"))
     _allow_cpu(_NO_CPU_LIMIT)
+    for content in (base, target):
+        if isinstance(content, HeldFile):
+            content.close()
 
 
 def _limit(kind: int, soft: int) -> None:
@@ -365,35 +393,30 @@ def _allow_cpu(seconds: int) -> None:
     _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
 
 
-def _read(source: Source) -> bytes | mmap.mmap:
+def _read(source: Source) -> Base:
     if isinstance(source, bytes):
         return source
-    if not isinstance(source, Path):
-        return source()
-    with source.open("rb") as file:
-        if os.fstat(file.fileno()).st_size <= _MAPPED:
-            return file.read()
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return HeldFile(source.open("rb")) if isinstance(source, Path) else source()
 
 
-def _parts(codec: Codec, base: bytes | mmap.mmap, target: bytes | mmap.mmap) -> Iterator[Part]:
+def _parts(codec: Codec, base: Base, target: Base) -> Iterator[Part]:
     """Make one patch per PART of the target, each proven."""
     for at in range(0, max(1, len(target)), PART):
-        piece = target[at : at + PART]
+        piece = bytes(target[at : at + PART])
         data = _part(codec, base, piece, at)
         _prove(codec, base, data, piece)
         yield Part(len(piece), data)
 
 
-def _part(codec: Codec, base: bytes | mmap.mmap, piece: bytes, at: int) -> bytes:
+def _part(codec: Codec, base: Base, piece: bytes, at: int) -> bytes:
     if codec.number == CodecNumber.FULL:
         return piece
     if len(base) <= _WHOLE_BASE:
-        return codec.make(base[:], piece)
+        return codec.make(bytes(base[0 : len(base)]), piece)
     if codec.number in (CodecNumber.ZSTD, CodecNumber.LINKED):
         raise CannotMake("they work on the whole base: too large for their memory")
     start = max(0, min(at - _AROUND, len(base) - _AROUND))
-    window = base[start : at + len(piece) + _AROUND]
+    window = bytes(base[start : at + len(piece) + _AROUND])
     return columns.rebased(codec.make(window, piece), start)
 
 

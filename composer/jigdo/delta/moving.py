@@ -30,17 +30,12 @@ from composer.jigdo.delta.elf import (
 from composer.jigdo.delta.images import move_image
 from composer.jigdo.delta.steps import Positions, Steps
 from composer.jigdo.encoding import Cursor, prefixed
+from composer.jigdo.memory import LARGEST_MOVED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Numbers = NDArray[Any]
-
-LARGEST_BASE = 12 << 20
-"""Bytes of a base that is moved; it is held in memory."""
-
-WORKING_MEMORY = 40 << 20
-"""What moving takes beside the base, measured and rounded up."""
 
 MOST_COPIES = 1 << 17
 """Of a patch, for what they say of places is held in memory."""
@@ -132,7 +127,7 @@ class Moving:
     @classmethod
     def of(cls, base: bytearray) -> Moving | None:
         """Begin with ``base``; None for what is no relocatable file, or too large."""
-        if len(base) > LARGEST_BASE:
+        if len(base) > LARGEST_MOVED:
             return None
         file = parse_relocatable(base)
         return cls(file, base) if file else None
@@ -269,7 +264,7 @@ def move(base: bytearray, rows: Numbers, shared: bytes, moves: bytes) -> None:
     Raises FormatError for moves that are damaged, and for a base that is another kind of file.
     """
     common, own = Shared.parse(shared), Moves.parse(moves)
-    if len(base) > LARGEST_BASE:
+    if len(base) > LARGEST_MOVED:
         raise wrong("its base is too large to be moved")
     if moving := Moving.of(base):
         places = moving.places(rows)

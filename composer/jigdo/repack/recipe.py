@@ -14,6 +14,7 @@ from enum import IntEnum
 from functools import cache
 from typing import Any
 
+from composer.jigdo import memory
 from composer.jigdo.encoding import Cursor, prefixed, uvarint
 
 _VERSION = 1
@@ -22,7 +23,6 @@ _MAX_RECIPE = 1 << 16
 MAX_HEADER = 1 << 10
 MAX_WINDOW = 1 << 31
 _MAX_LENGTH = 1 << 40
-_BASE_MEMORY = 24 << 20
 
 
 class Kind(IntEnum):
@@ -150,15 +150,22 @@ class Segment:
     @property
     def memory(self) -> int:
         """Bytes of working memory to open and to pack this segment, whichever is more."""
-        opening = self.window + (4 << 20)
-        if self.packer == Packer.LIBLZMA:
-            return opening + _lzma_memory(self.options[1])
-        if self.packer == Packer.XZ_PROGRAM:
-            # Two threads, each with blocks of three dictionaries in and out.
-            return opening + 2 * _lzma_memory(self.options[1]) + 12 * max(self.options[1], 1 << 20)
-        if self.packer in (Packer.LIBZSTD, Packer.ZSTD_PROGRAM):
-            return opening + _zstd_memory(self)
-        return opening + (16 << 20)
+        return memory.opening(self.window) + self._packing_memory()
+
+    def _packing_memory(self) -> int:
+        match self.packer:
+            case Packer.NONE:
+                return 0
+            case Packer.LIBLZMA:
+                return memory.lzma(self.options[1])
+            case Packer.XZ_PROGRAM:
+                return memory.xz_program(self.options[1])
+            case Packer.LIBZSTD | Packer.ZSTD_PROGRAM:
+                parameters = zstd_parameters(self, threads=0)  # libzstd estimates without threads
+                context = int(parameters.estimated_compression_context_size())
+                threaded = bool(self.options[0] & ZSTD_THREADED)
+                return memory.zstd_packer(context, 1 << parameters.window_log, threaded=threaded)
+        return memory.simple()
 
     @property
     def cost(self) -> float:
@@ -196,19 +203,6 @@ def is_sound(segment: Segment) -> bool:
         case Packer.LIBZSTD | Packer.ZSTD_PROGRAM:
             return 1 <= level <= 22 and len(options) == 1 and options[0] <= 7
     return False
-
-
-def _lzma_memory(dictionary: int) -> int:
-    # bt4, as levels 4 to 9 have it: 11.5 bytes per byte of dictionary; fewer below that.
-    return dictionary * 23 // 2 + (16 << 20)
-
-
-def _zstd_memory(segment: Segment) -> int:
-    parameters = zstd_parameters(segment, threads=0)  # libzstd gives no estimate with threads
-    context = int(parameters.estimated_compression_context_size())
-    # Threaded, it also holds jobs of four windows, in and out.
-    threaded = segment.options[0] & ZSTD_THREADED
-    return context + (24 << parameters.window_log) + (32 << 20) if threaded else context
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +244,7 @@ class Recipe:
     @property
     def memory(self) -> int:
         """Bytes of working memory of unpack() and repack() at most."""
-        return _BASE_MEMORY + max(segment.memory for segment in self.segments)
+        return max(segment.memory for segment in self.segments)
 
     @property
     def cost(self) -> float:

@@ -195,7 +195,7 @@ def test_packing_again_is_spared_when_cpu_time_is_preferred(
     assert without
     assert not without.deltas.rows
     source = Packages(whole.set.packages)
-    reassemble(jigdo, wanted, client, source, ref=REF, choices=choices)
+    reassemble(jigdo, wanted, client, source, ref=REF)
     assert source.given == ([] if delta else ["prog"])
     fsck(client)
 
@@ -281,7 +281,7 @@ def test_no_memory_to_pack_again_means_another_way(whole: Update, tmp_path: Path
     wanted = examine(jigdo, client, base=whole.old, check=lambda c: None, choices=choices)
     assert [package.number for package in wanted.plan.packages] == [0]
     source = Packages(whole.set.packages)
-    reassemble(jigdo, wanted, client, source, ref=REF, choices=choices)
+    reassemble(jigdo, wanted, client, source, ref=REF)
     assert client.resolve(REF) == whole.set.commit
 
 

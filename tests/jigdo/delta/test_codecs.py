@@ -126,13 +126,13 @@ def test_patch_that_needs_too_much_memory_is_refused_before_it_starts() -> None:
     with pytest.raises(BoundExceeded):
         codecs.apply(CodecNumber.ZSTD, bytes(2000), b"", size=10**9, max_memory=200 << 20)
     with pytest.raises(BoundExceeded):
-        codecs.apply(CodecNumber.HDIFF, b"", bytes(2000), size=10, max_memory=10 << 20)
+        codecs.apply(CodecNumber.HDIFF, b"", bytes(2000), size=10, max_memory=5 << 20)
 
 
 _MEASURE = r"""
 import re, sys
 from composer.jigdo.delta import codecs
-import composer.errors
+import composer.errors, numpy, zstandard
 number, size, limit = map(int, sys.argv[1:4])
 base, patch = open(sys.argv[4], "rb"), open(sys.argv[5], "rb")
 from composer.jigdo.delta.columns import FileBase

@@ -183,7 +183,7 @@ def test_more_copies_than_allowed_are_refused(monkeypatch: pytest.MonkeyPatch) -
 def test_larger_base_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     base, target = _pair(1)
     patch = Linked(NOTHING).make(base, target)
-    monkeypatch.setattr("composer.jigdo.delta.moving.LARGEST_BASE", 1000)
+    monkeypatch.setattr("composer.jigdo.delta.moving.LARGEST_MOVED", 1000)
     with pytest.raises(FormatError, match="too large to be moved"):
         _made(base, patch, len(target))
     with pytest.raises(CannotMake):

@@ -8,11 +8,13 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from composer.errors import ComposerError
 from composer.jigdo.delta import codecs
+from composer.jigdo.delta.columns import HeldFile
 from composer.jigdo.delta.linking import Linked
 from composer.jigdo.delta.making import Limits, Pair, Patch, best_patches
 from composer.jigdo.delta.moving import Shared
@@ -211,17 +213,50 @@ def test_large_base_is_searched_around_the_place_of_each_part(
     assert _applied(Patch("k", 1, longer, 0), base[:2500]) == target
 
 
-def test_large_file_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_read_where_it_is_needed(tmp_path: Path) -> None:
     from composer.jigdo.delta import making
 
-    monkeypatch.setattr(making, "_MAPPED", 1000)
     base, target = revised(10, 5000)
     (tmp_path / "base").write_bytes(base)
-    mapped = making._read(tmp_path / "base")
-    assert not isinstance(mapped, bytes)
-    parts = tuple(making._parts(codecs.HDiff(), mapped, target))
+    read = making._read(tmp_path / "base")
+    assert isinstance(read, HeldFile)
+    parts = tuple(making._parts(codecs.HDiff(), read, target))
     assert _applied(Patch("k", 1, parts, 0), base) == target
-    mapped.close()
+    read.close()
+
+
+def test_large_content_is_not_shipped_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing in it is known: whoever wants it takes it from elsewhere, and nobody holds it."""
+    from composer.jigdo.delta import making
+
+    said: list[tuple[str, object]] = []
+    monkeypatch.setattr(making, "PART", 1000)
+    connection = SimpleNamespace(send=said.append)
+    pair = Pair("k", bytes(2000), bytes(3000))
+    making._serve(connection, pair, [codecs.Full()], Limits())  # type: ignore[arg-type]
+    assert said == [("size", 5000), ("made", (3000, 0, ()))]
+
+
+def test_pairs_that_take_much_memory_are_made_one_after_the_other(tmp_path: Path) -> None:
+    """Each says when it begins and ends; of the large ones no two are under way at once."""
+    log = tmp_path / "log"
+    pairs = [
+        Pair(
+            n, partial(_logged, log, n), b"target", sizes=(60 << 20, 60 << 20) if n % 2 else (0, 0)
+        )
+        for n in range(8)
+    ]
+    assert [patch.key for patch in best_patches(pairs, workers=2)] == [*range(8)]
+    large = [word for word in log.read_text().split() if int(word[1:]) % 2]
+    assert large == [f"{what}{n}" for n in (1, 3, 5, 7) for what in "be"]
+
+
+def _logged(log: Path, number: int) -> bytes:
+    for what in "be":
+        with log.open("a") as stream:
+            stream.write(f"{what}{number}\n")
+        time.sleep(0.05)
+    return b"base"
 
 
 def test_progress_counts_and_workers_are_gone_at_the_end() -> None:
