@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from composer.checksum import ContentDigest
 from composer.errors import ChecksumMismatch, FormatError, VerificationFailed
+from composer.jigdo import memory
 from composer.jigdo.container import Check, Index, Kind, Range, RangeReader
 from composer.jigdo.delta.frames import decompress_update
 from composer.jigdo.description import apply_update, parse_update, split_description
@@ -129,25 +130,32 @@ class _RemoteRanges(RangeReader):
         """Read each; the next ones are on their way while one is worked on."""
         batches = deque(self._batches(ranges))
         with ThreadPoolExecutor(1, "ahead") as pool:
-            coming: deque[Future[_Ahead]] = deque()
-            if batches:
-                coming.append(pool.submit(self._ahead, batches[0]))
+            coming: deque[tuple[list[Range], Future[_Ahead]]] = deque()
+
+            def ask() -> None:
+                held = sum(_held(batch) for batch, _ in coming)
+                while batches and (not coming or held + _held(batches[0]) <= memory.AHEAD):
+                    held += _held(batches[0])
+                    coming.append((batches[0], pool.submit(self._ahead, batches[0])))
+                    batches.popleft()
+
             try:
-                while batches:
+                ask()
+                while coming:
                     # It stays in the queue until it has ended: an interrupt has to find it there.
-                    seconds, packed = coming[0].result()
-                    batch = batches.popleft()
-                    coming.popleft()
-                    if batches:
-                        coming.append(pool.submit(self._ahead, batches[0]))
+                    seconds, packed = coming[0][1].result()
+                    batch, _ = coming.popleft()
+                    ask()
                     size = sum(one.length for one in batch)
                     self._heard(self._kind(batch[0].first), size, seconds)
                     if packed:
                         self._check(batch[0], packed)
                     yield from (None for _ in batch)
             finally:
-                if coming:
-                    self._fetcher.give_up(coming.pop())
+                # The last ones first, or they would begin when the one before them ends.
+                left = [future for _, future in reversed(coming) if not future.cancel()]
+                for future in left:
+                    self._fetcher.give_up(future)
 
     def _ahead(self, batch: Sequence[Range]) -> _Ahead:
         """Fetch a batch, and check it; or return the bytes of one that unpacks to much."""
@@ -208,6 +216,13 @@ class _RemoteRanges(RangeReader):
         if first + length > self._entry.length:
             raise FormatError(f"{self._entry.location}: the set claims bytes behind its end")
         return self._entry.offset + first
+
+
+def _held(batch: Sequence[Range]) -> int:
+    """Return the bytes of memory that a batch takes when it has come."""
+    unpacked = sum(one.unpacked for one in batch)
+    size = sum(one.length for one in batch)
+    return size if unpacked > _SMALL_UNPACKED else max(size, unpacked)
 
 
 def _place_of(jigdo: JigdoSet, kind: Kind) -> range:

@@ -48,6 +48,9 @@ LARGEST_PATCH = 16 * _MIB
 MODEST = 40 * _MIB
 """Packing that takes more than this is not for everybody: another way is offered too."""
 
+AHEAD = 16 * _MIB
+"""Frames that are fetched while one is worked on, as they come: so the line is not idle."""
+
 SMALL = 4 * _MIB
 """A base of up to this size is held, a larger one is read where it is needed."""
 
@@ -115,10 +118,11 @@ def making(base: int, patches: Iterable[int], packing: int = 0) -> int:
 
 
 def held(read: Collection[Frame]) -> int:
-    """Return what frames take that are read: one in use while the next comes, still packed."""
+    """Return what frames take that are read: one in use while others come, still packed."""
     unpacked = max((frame.uncompressed for frame in read), default=0)
     packed = max((frame.size for frame in read), default=0)
-    return unpacked + 2 * packed + QUEUED + max(0, unpacking(read) - UNPACKING)
+    ahead = max(packed, min(AHEAD, sum(frame.size for frame in read)))
+    return unpacked + packed + ahead + QUEUED + max(0, unpacking(read) - UNPACKING)
 
 
 def unpacking(read: Collection[Frame]) -> int:

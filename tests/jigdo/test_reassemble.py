@@ -26,7 +26,7 @@ from composer.errors import (
     NoSpace,
     VerificationFailed,
 )
-from composer.jigdo import reassemble as module
+from composer.jigdo import batches as module
 from composer.jigdo.container import Kind
 from composer.jigdo.encoding import prefixed, uvarint
 from composer.jigdo.examine import examine
@@ -489,17 +489,17 @@ from pathlib import Path
 from composer.checksum import ContentDigest
 from composer.jigdo.local import LocalPackages
 from composer.jigdo.reader import open_file
-from composer.jigdo import reassemble as module
+from composer.jigdo import batches, examine, reassemble
 from composer.ostree.repo import Repository
-module.BATCH_BYTES = 200_000
+batches.BATCH_BYTES = 200_000
 repo = Repository.open(Path(sys.argv[1]))
 if sys.argv[2] == "quick":
     repo.disable_fsync()
 paths = {ContentDigest.of(p.read_bytes()): p for p in map(Path, sys.argv[4:])}
 print("go", flush=True)
 jigdo = open_file(Path(sys.argv[3]))
-wanted = module.examine(jigdo, repo, base=None, check=lambda commit: None)
-module.reassemble(jigdo, wanted, repo, LocalPackages(paths), ref="test/x86_64/os")
+wanted = examine.examine(jigdo, repo, base=None, check=lambda commit: None)
+reassemble.reassemble(jigdo, wanted, repo, LocalPackages(paths), ref="test/x86_64/os")
 """
 
 

@@ -55,6 +55,10 @@ class Source:
         return out.getvalue(), phases
 
 
+# So that they can be opened with little memory.
+_AS_KERNELS = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 20}]
+
+
 def _files(version: int) -> dict[str, bytes]:
     kernel = Kernel(100_000 + 37 * (version - 1), 1_000_000 + 411 * (version - 1))
     files = {}
@@ -63,7 +67,7 @@ def _files(version: int) -> dict[str, bytes]:
         data = module(number, kernel, functions=30, inserted=inserted)
         name = f"/usr/lib/modules/6.1.0-{version}/kernel/m{number}.ko"
         if number % 3 == 0:
-            name, data = f"{name}.xz", lzma.compress(data, preset=6)
+            name, data = f"{name}.xz", lzma.compress(data, filters=_AS_KERNELS)
         files[name] = data
     # By its name a module, and by nothing else.
     files[f"/usr/lib/modules/6.1.0-{version}/kernel/text.ko"] = b"%d" % version * 3000
