@@ -15,7 +15,7 @@ import pytest
 from composer.checksum import ObjectChecksum
 from composer.errors import ComposerError, NoSpace, NotFound, VerificationFailed
 from composer.ostree.objects import Header
-from composer.ostree.repo import INLINE_LIMIT, MODES, Repository
+from composer.ostree.repo import INLINE_LIMIT, MODES, SPOOL_LIMIT, Repository
 from tests.jigdo.sets import fsck, objects, write_tree
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
@@ -23,6 +23,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system"
 FILE, SYMLINK = Header(0, 0, 0o100644), Header(0, 0, 0o120777)
 WRONG = ObjectChecksum(b"\x11" * 32)
 LARGE = hashlib.shake_256(b"large").digest(INLINE_LIMIT * 2 + 17)
+LARGEST = LARGE + bytes(SPOOL_LIMIT)
 # Headers that a bare-user-only repository can keep, and one that it cannot.
 PLAIN = [FILE, Header(0, 0, 0o100755)]
 RICH = Header(1000, 20, 0o104750, ((b"user.a", b"1"), (b"user.b", b"\0\xff")))
@@ -105,14 +106,16 @@ def test_symlink_that_is_not_utf_8_is_refused_clearly(repo: Repository) -> None:
         repo.writer(SYMLINK).write(b"a\xff", None)
 
 
-def test_large_file_survives(repo: Repository) -> None:
+@pytest.mark.parametrize("data", [LARGE, LARGEST], ids=["large", "largest"])
+def test_large_file_survives(repo: Repository, data: bytes) -> None:
     with repo.transaction():
-        expected = repo.writer(FILE).write(LARGE, None)
+        expected = repo.writer(FILE).write(data, None)
     again = Repository.create(repo.path.parent / "again", mode=repo.mode)
     with again.transaction():
-        streamed = again.writer(FILE).write_stream(len(LARGE), _pieces(LARGE), expected)
+        streamed = again.writer(FILE).write_stream(len(data), _pieces(data), expected)
     assert streamed == expected
-    assert _read(again, streamed) == (FILE, LARGE)
+    assert _read(again, streamed) == (FILE, data)
+    fsck(again)
 
 
 def test_tree_survives_and_is_clean(repo: Repository) -> None:
@@ -132,7 +135,7 @@ def test_tree_survives_and_is_clean(repo: Repository) -> None:
 # --- what is refused
 
 
-@pytest.mark.parametrize("data", [b"content", LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("data", [b"content", LARGE, LARGEST], ids=["small", "large", "largest"])
 @pytest.mark.parametrize("streamed", [False, True])
 def test_content_of_another_checksum_is_refused_and_not_kept(
     repo: Repository, data: bytes, streamed: bool

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composer.errors import FormatError
+from composer.jigdo.delta import columns
 from composer.jigdo.delta.columns import (
     PIECE,
     Copy,
@@ -153,10 +154,37 @@ HOSTILE = {
 }
 
 
+# Short columns are read another way than long ones.
+_EITHER_WAY = pytest.mark.parametrize("short", [0, 1 << 10], ids=["as long", "as short"])
+
+
+@_EITHER_WAY
 @pytest.mark.parametrize("patch", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_patch_is_refused(patch: bytes) -> None:
+def test_hostile_patch_is_refused(
+    patch: bytes, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "_SHORT", short)
     with pytest.raises(FormatError):
         _made(bytes(100), patch, 100)
+
+
+@given(
+    st.lists(st.integers(0, 300) | st.integers(0, 2**63 - 1), max_size=9).map(uvarints)
+    | st.binary(max_size=30),
+    st.integers(1, 3),
+    st.sampled_from([0, 127, 1 << 20, 2**63 - 1]),
+)
+def test_a_column_means_the_same_short_and_long(column: bytes, width: int, limit: int) -> None:
+    def read(short: int) -> list[list[int]] | None:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(columns, "_SHORT", short)
+            try:
+                blocks = [block.tolist() for block in columns._read_numbers(column, width, limit)]
+            except FormatError:
+                return None
+            return [row for block in blocks for row in block]
+
+    assert read(0) == read(1 << 10)
 
 
 def test_bomb_stops_at_the_declared_size() -> None:
