@@ -302,7 +302,9 @@ def _show_one(console: Console, one: Verified, lags: Sequence[Behind], now: date
     if one.error is not None:
         lines += [one.error.message, *(f"  {line}" for line in one.error.details)]
     for lag in lags:
-        age = human_seconds((now - lag.since).total_seconds())
+        span = now - lag.since
+        days = span.days
+        age = f"{days} days" if days > 1 else human_seconds(span.total_seconds())
         lines.append(f"{lag.newest.ref}: lacks {lag.newest.version}, made {age} ago")
     for problem in [*one.problems, *one.notes]:
         where = f"{problem.repository}: " if problem.repository else ""

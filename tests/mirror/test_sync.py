@@ -475,20 +475,13 @@ def test_copy_of_rpm_md_alone_serves_content_with_statements_of_the_origin(
     """As reposync makes it: the files of repomd.xml, and the RPMs that the package list names."""
     directory, root = signed
     needs("dnf")
+    if subprocess.run(["dnf", "reposync", "--help"], check=False, capture_output=True).returncode:
+        pytest.skip("dnf has no reposync: dnf-plugins-core is not installed")
     argv = ["dnf", "--assumeyes", "--setopt=reposdir=/nonexistent", "--releasever=1"]
     argv += [f"--repofrompath=copy,{directory.as_uri()}", "--repoid=copy", "--nogpgcheck"]
     argv += [f"--setopt=cachedir={tmp_path / 'cache'}", "reposync", "--download-metadata"]
-    done = subprocess.run(
-        [*argv, "--norepopath", "-p", copy], check=False, capture_output=True, text=True
-    )
-    if done.returncode and "reposync" in done.stderr:
-        repomd = parse_repomd((directory / "repodata/repomd.xml").read_bytes())
-        locations = [record.location for record in repomd.records] + ["repodata/repomd.xml"]
-        locations += [one.relative_to(directory).as_posix() for one in directory.rglob("*.rpm")]
-        for location in locations:
-            put(copy / location, (directory / location).read_bytes())
-    else:
-        assert done.returncode == 0, done.stderr
+    argv += ["--norepopath", "-p", str(copy)]
+    subprocess.run(argv, check=True, capture_output=True)
     assert not (copy / "tuf").exists()
     with LyingMirror(copy) as content, LyingMirror(directory) as origin:
         trusting(client, root, content.url, origin.url)
