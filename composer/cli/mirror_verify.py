@@ -47,6 +47,11 @@ repository_option = click.option(
     help="Where RPMs of the repository NAME are, as `remote add --repository` tells clients; "
     "without it they are looked for on the mirror itself.  Repeatable.",
 )
+all_packages_option = click.option(
+    "--all-packages",
+    is_flag=True,
+    help="Also RPMs that rpm-md lists and no version needs: what dnf needs.",
+)
 root_option = click.option(
     "--tuf-root",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -71,6 +76,7 @@ root_option = click.option(
     metavar="REF[@VERSION]",
     help="Only sets of this ref, or this version.  Repeatable.",
 )
+@all_packages_option
 @repository_option
 @root_option
 @click.option(
@@ -95,6 +101,7 @@ def verify(
     full: bool,
     proof: bool,
     refs: tuple[str, ...],
+    all_packages: bool,
     repositories: tuple[str, ...],
     tuf_root: Path | None,
     max_lag: float,
@@ -125,6 +132,7 @@ def verify(
         refs=refs,
         root=tuf_root.read_bytes() if tuf_root else None,
         full=full,
+        all_packages=all_packages,
         prove=_prover({name: one.url for name, one in elsewhere.items()}, way, workdir)
         if proof
         else None,
@@ -294,7 +302,9 @@ def _show_one(console: Console, one: Verified, lags: Sequence[Behind], now: date
     if one.error is not None:
         lines += [one.error.message, *(f"  {line}" for line in one.error.details)]
     for lag in lags:
-        age = human_seconds((now - lag.since).total_seconds())
+        span = now - lag.since
+        days = span.days
+        age = f"{days} days" if days > 1 else human_seconds(span.total_seconds())
         lines.append(f"{lag.newest.ref}: lacks {lag.newest.version}, made {age} ago")
     for problem in [*one.problems, *one.notes]:
         where = f"{problem.repository}: " if problem.repository else ""

@@ -90,4 +90,5 @@ class OtherPlaces:
                     self.anew.setdefault(package, place.url + ref.location)
 
     def _moved(self, package: PackageRef, location: str, mirrors: Mirrors) -> Wanted:
-        return Wanted(replace(package, location=location), self._destination(package), mirrors)
+        there = replace(package, location=location)
+        return Wanted(there, self._destination(package), mirrors, serves=package)

@@ -95,6 +95,9 @@ class Files:
         self._listed[number] |= listed
         return number
 
+    def __contains__(self, location: str) -> bool:
+        return location in self._numbers
+
     def __len__(self) -> int:
         return len(self._locations)
 

@@ -1,8 +1,8 @@
 """Whether a copy of a repository has what clients of any published version need, intact.
 
-What has to be there: every file that repomd.xml names, every RPM of the package list, every
-set that the pointers or signed statements name, every RPM that a set names (in its own
-repository or another), and statements that hold.  An RPM that is not where a set says is
+What has to be there: every file that repomd.xml names, every set that the pointers or signed
+statements name, every RPM that a set names (in its own repository or another), every retained
+RPM that is listed, and statements that hold.  An RPM that is not where a set says is
 looked for where clients look (:mod:`composer.mirror.elsewhere`).
 """
 
@@ -35,7 +35,7 @@ from composer.net.statement import MAX_ROOT, Expired
 from composer.net.trust import DIRECTORY, Statement, read_statements
 from composer.net.trust_store import TrustStore
 from composer.progress import Report, Step, silent
-from composer.rpm.package import PackageRef
+from composer.rpm.package import RETAINED_DIRECTORY, PackageRef
 from composer.rpm.rpmmd import REPOMD
 
 Prove = Callable[[Place, PointerEntry], ObjectChecksum]
@@ -51,13 +51,15 @@ class Options:
     """What is wanted of a verification.
 
     ``refs`` are names as :func:`composer.mirror.needs.chosen` takes them; ``root`` is the
-    publisher's, for signed statements.  ``full`` reads every byte.
+    publisher's, for signed statements.  ``full`` reads every byte; ``all_packages`` looks at
+    RPMs that rpm-md lists and no version needs, too.
     """
 
     repositories: Mapping[str, Place] = field(default_factory=dict)
     refs: Sequence[str] = ()
     root: bytes | None = None
     full: bool = False
+    all_packages: bool = False
     prove: Prove | None = None
     way: Way = field(default_factory=Way)
     now: datetime | None = None
@@ -217,8 +219,12 @@ class _Verification:
         assert self._listing is not None
         own = self._files[_OWN]
 
+        everything = self._options.all_packages
+
         def add(package: PackageRef) -> None:
-            own.add(package.location, package.size, package.pkgid, listed=True)
+            place = package.location
+            if everything or place in own or place.startswith(f"{RETAINED_DIRECTORY}/"):
+                own.add(place, package.size, package.pkgid, listed=everything)
 
         self._report(Step("package list"))
         try:

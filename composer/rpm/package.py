@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Where the repository of a set has RPMs that came from no repository.
 LOCAL_DIRECTORY = "local"
-_RETAINED_DIRECTORY = "retained"
+RETAINED_DIRECTORY = "retained"
 
 _NAME = re.compile(r"[A-Za-z0-9_.+~^%{}@-]+\Z")
 _FIELD = re.compile(r"[A-Za-z0-9_.+~^]+\Z")
@@ -107,7 +107,7 @@ def file_name(package: PackageRef) -> str:
 
 def retained_location(package: PackageRef) -> str:
     """Return where the repository of a set keeps an RPM for the day on which others drop it."""
-    return f"{_RETAINED_DIRECTORY}/{package.pkgid}/{file_name(package)}"
+    return f"{RETAINED_DIRECTORY}/{package.pkgid}/{file_name(package)}"
 
 
 @contextmanager

@@ -38,7 +38,7 @@ http {{
     client_body_temp_path {state}/body; proxy_temp_path {state}/proxy;
     fastcgi_temp_path {state}/fastcgi; uwsgi_temp_path {state}/uwsgi; scgi_temp_path {state}/scgi;
     sendfile on;
-    server {{ listen 127.0.0.1:{port}{how}; root {directory}; {tls} }}
+    server {{ listen 127.0.0.1:{port}{how}; root {directory}; {tls} {more} }}
 }}
 """
 
@@ -82,7 +82,7 @@ class RealServer:
 
 
 @contextmanager
-def nginx(directory: Path, *, tls: str = "") -> Iterator[RealServer]:
+def nginx(directory: Path, *, tls: str = "", more: str = "") -> Iterator[RealServer]:
     """Serve ``directory`` with nginx while the block runs; skips the test without it.
 
     With settings for ``tls`` it speaks that, and HTTP/2, and the paths of its log are
@@ -96,6 +96,7 @@ def nginx(directory: Path, *, tls: str = "") -> Iterator[RealServer]:
         directory,
         user=user,
         tls=tls,
+        more=more,
         how=" ssl http2" if tls else "",
         uri="$connection $server_protocol $ssl_client_s_dn$uri" if tls else "$uri",
     ) as server:
