@@ -88,7 +88,7 @@ def build(
     clients that ask for one; `--commit` builds such a set again, for instance with deltas
     from newer versions (`--from`), which make downgrades small.
 
-    Building takes about 0.3 GB of memory; with deltas a worker takes up to 0.8 GB for a pair of
+    With deltas, building an OS takes about 1 GB of memory, a worker up to 0.8 GB for a pair of
     large files.  Pairs that would take more than 256 MB together are made in turn.
     """
     from composer.mirror.making import (
