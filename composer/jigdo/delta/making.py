@@ -43,6 +43,8 @@ _ESTIMATE_LEVEL = 9
 #: A patch is compared with the content whole only when it is not far smaller.
 _CLEARLY_SMALLER = 16
 _NO_CPU_LIMIT = -1
+# Seconds.  poll() takes no more than 24 days, which a pair of some gigabytes may have.
+_LONGEST_WAIT = 3600.0
 #: A part's matches are sought in the whole of a base up to this size; in a larger one
 #: around the part's own place, this far on either side.
 _WHOLE_BASE = 96 << 20
@@ -207,7 +209,8 @@ def _wait(workers: list[_Worker]) -> Iterator[_Task]:
     """Wait until a worker says something, dies or is overdue; yield the tasks that are done."""
     if not workers:
         return
-    timeout = max(0.0, min(worker.deadline for worker in workers) - time.monotonic())
+    left = min(worker.deadline for worker in workers) - time.monotonic()
+    timeout = min(max(0.0, left), _LONGEST_WAIT)
     spoken = set(wait([worker.connection for worker in workers], timeout))
     for worker in workers:
         if worker.connection in spoken:
