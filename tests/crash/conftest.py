@@ -76,7 +76,7 @@ def runner(env: dict[str, str], fast: Path) -> Iterator[Runner]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table of what was explored."""
+    """Print the table of what was explored; bytes are of RPMs that had reached the disk."""
     rows: dict[tuple[str, str], list[int]] = {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
@@ -84,14 +84,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 if name == TABLE:
                     operation, fault, *counts = value
                     sums = rows.setdefault((operation, fault), [0] * len(counts))
-                    for number, count in enumerate(counts):
-                        sums[number] += count
+                    sums[:3] = [old + new for old, new in zip(sums, counts[:3], strict=False)]
+                    sums[3] = max(sums[3], counts[3])
     if not rows:
         return
     terminalreporter.section("crash points")
     line = "{:24} {:38} {:>8} {:>8} {:>8} {:>12}".format
-    terminalreporter.write_line(line("operation", "fault", "points", "hit", "torn", "bytes again"))
-    for (operation, fault), (points, hit, torn, again) in sorted(rows.items()):
-        terminalreporter.write_line(line(operation, fault, points, hit, torn, again))
+    terminalreporter.write_line(line("operation", "fault", "points", "hit", "torn", "bytes lost"))
+    for (operation, fault), (points, hit, torn, lost) in sorted(rows.items()):
+        terminalreporter.write_line(line(operation, fault, points, hit, torn, lost))
     total = [sum(counts[column] for counts in rows.values()) for column in range(3)]
     terminalreporter.write_line(line("all", "", *total, ""))

@@ -134,26 +134,25 @@ def test_fault_at_any_call_leaves_the_old_or_the_new(
     assert scene.operation.check(scene.root)
     points = _points(name + kind, whole.calls, share, _WRITES if fault is TEAR else ())
     moved = Moved(published, honest) if name.startswith("pull") else None
-    hits = most = 0
+    hits = 0
     torn = []
     for number in points:
         scene.reset()
-        if moved:
-            moved.since()
         ended = scene.run(fault, number)
         hits += bool(ended.hits)
         try:
-            most = max(most, _require_whole(scene, ended, fault, moved))
+            _require_whole(scene, ended, fault, moved)
         except (AssertionError, subprocess.CalledProcessError) as error:
             call = ended.calls[number - 1 : number]
             torn.append(f"call {number}, {call}: status {ended.status}: {error}\n{ended.err}")
-    record_property(TABLE, (name, fault.name, len(points), hits, len(torn), most))
+    record_property(TABLE, (name, fault.name, len(points), hits, len(torn), 0))
     assert not torn, "\n\n".join([f"{len(torn)} of {len(points)} points", *torn[:5]])
-    assert hits >= len(points) * 0.9
+    # As many pieces as a file comes in, so many writes: the last call may not be reached.
+    assert hits >= len(points) * 0.9 - 1
 
 
-def _require_whole(scene: Scene, ended: Ended, fault: Fault, moved: Moved | None) -> int:
-    """Require what must hold after ``ended``; returns bytes that were fetched again."""
+def _require_whole(scene: Scene, ended: Ended, fault: Fault, moved: Moved | None) -> None:
+    """Require what must hold after ``ended``."""
     if fault in (KILL, TEAR):
         assert ended.was_killed or not ended.hits, f"status {ended.status}\n{ended.err}"
     else:
@@ -161,17 +160,15 @@ def _require_whole(scene: Scene, ended: Ended, fault: Fault, moved: Moved | None
     new = scene.operation.check(scene.root)
     assert new or ended.status, "it says that it is done, and it is not"
     if new and not scene.operation.repeatable:
-        return 0
-    first = moved.since() if moved else {}
-    here = moved.on_disk(scene.root / "repo") if moved else {}
-    scene.completes()
+        return
     if moved is None:
-        return 0
-    second = moved.require_no_more(here)
-    return sum(
-        max(0, min(first[name], moved.size(name)) + second[name] - moved.size(name))
-        for name in first.keys() & second.keys()
-    )
+        scene.completes()
+        return
+    here = moved.on_disk(scene.root / "repo")
+    moved.since()
+    scene.completes()
+    # Not a byte of what had reached the disk.
+    moved.require_no_more(here)
 
 
 @pytest.mark.parametrize(
@@ -206,12 +203,10 @@ def test_killed_at_random_with_all_workers(
     scene.reset()
     calls = len(scene.run(COUNTED, workers=4).calls)
     moved = Moved(published, honest) if name.startswith("pull") else None
-    dice, hits, most = random.Random(5), 0, 0
+    dice, hits = random.Random(5), 0
     for _ in range(_RANDOM):
         scene.reset()
-        if moved:
-            moved.since()
         ended = scene.run(KILL, dice.randint(1, calls), workers=4)
         hits += ended.was_killed
-        most = max(most, _require_whole(scene, ended, KILL, moved))
-    record_property(TABLE, (name, "SIGKILL, 4 workers, at random", _RANDOM, hits, 0, most))
+        _require_whole(scene, ended, KILL, moved)
+    record_property(TABLE, (name, "SIGKILL, 4 workers, at random", _RANDOM, hits, 0, 0))
