@@ -158,3 +158,19 @@ def chosen(entries: Sequence[PointerEntry], wanted: Sequence[str]) -> list[Point
             )
         found |= {(one.ref, str(one.commit)): one for one in some}
     return list(found.values())
+
+
+def require_place(location: str, *, rpm: bool) -> None:
+    """Raise FormatError unless an RPM, or else a file of rpm-md, may lie at ``location`` here.
+
+    What the origin names must not become a file that this program, or a web server, believes.
+    """
+    safe_location(location)
+    hidden = any(segment.startswith(".") for segment in location.split("/"))
+    usual = location.endswith(".rpm") if rpm else location.startswith("repodata/")
+    if hidden or not usual:
+        what = "an RPM" if rpm else "a file of rpm-md"
+        raise FormatError(
+            f"{location}: no place for {what}",
+            hint="the origin is damaged or lies: ask its operator",
+        )

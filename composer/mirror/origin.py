@@ -17,7 +17,7 @@ from typing import BinaryIO, cast
 
 from composer.errors import ChecksumMismatch, NotFound
 from composer.jigdo.pointer import PointerEntry
-from composer.mirror.needs import Place
+from composer.mirror.needs import Place, require_place
 from composer.net.fetch import Fetcher
 from composer.net.network import Network
 from composer.net.repository import Listing, fetch_record, read_listing
@@ -73,6 +73,8 @@ def read_origin(
     Raises NotFound, VerificationFailed and their kin.
     """
     listing = read_listing(fetcher)
+    for record in listing.repomd.records:
+        require_place(record.location, rpm=False)
     signatures = {}
     for location in SIGNATURES:
         try:

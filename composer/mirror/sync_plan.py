@@ -11,12 +11,11 @@ from composer.checksum import ContentDigest
 from composer.errors import NotFound, VerificationFailed
 from composer.jigdo.pointer import PointerEntry
 from composer.mirror.looking import look
-from composer.mirror.needs import Place, chosen
+from composer.mirror.needs import Place, chosen, require_place
 from composer.mirror.origin import Origin
 from composer.mirror.sync_state import SyncState
 from composer.net.fetch import Fetcher
 from composer.net.job import FetchFailed
-from composer.net.location import safe_location
 from composer.net.network import Way
 from composer.net.probing import Probe
 from composer.net.repository import read_listing, read_packages_of
@@ -131,7 +130,7 @@ class _Needed:
 
     def add(self, package: PackageRef) -> None:
         """Add an RPM; raises FormatError for a location that leads elsewhere."""
-        safe_location(package.location)
+        require_place(package.location, rpm=True)
         other = self.packages.get(package.location)
         if other is None:
             self.packages[package.location] = package

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +27,9 @@ STALE = (
     "the mirror is stale or damaged, or someone holds this machine back: add another mirror "
     "with `remote add`, or ask the publisher"
 )
+
+
+_REF = re.compile(r"[A-Za-z0-9._/+-]+\Z")
 
 
 class Untrusted(VerificationFailed):
@@ -137,6 +141,13 @@ def explained(role: str, error: RepositoryError) -> Untrusted:
     if isinstance(error, DeserializationError):
         return Untrusted(f"{role}: not readable", details=told, hint=STALE)
     return Untrusted(f"{role}: not to be believed", details=told, hint=STALE)
+
+
+def delegated_refs(targets: Targets) -> list[str]:
+    """List the refs that the publisher signs for; other roles are none of ours."""
+    roles = (targets.delegations.roles if targets.delegations else None) or {}
+    refs = [ref for role in roles if (ref := ref_of(role)) and role_of(ref) == role]
+    return sorted(ref for ref in refs if _REF.match(ref))
 
 
 def require_delegation(targets: Targets, ref: str) -> None:

@@ -24,11 +24,11 @@ from composer.net.statement import (
     STALE,
     Expired,
     Untrusted,
+    delegated_refs,
     entry_of,
     expiry_of,
     explained,
     late,
-    ref_of,
     require_delegation,
     role_of,
     start,
@@ -159,9 +159,8 @@ class _Reading:
 
     def find_all(self, clock: datetime) -> dict[str, Statement]:
         targets = self._read_top()
-        roles = (targets.delegations.roles if targets.delegations else None) or {}
         found = {}
-        for ref in sorted(ref for role in roles if (ref := ref_of(role))):
+        for ref in delegated_refs(targets):
             try:
                 found[ref] = self._statement(ref, targets, clock)
             except NotFound:

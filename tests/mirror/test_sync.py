@@ -341,6 +341,37 @@ def test_metadata_without_sha256_is_refused(
     assert not (copy / "repodata").exists()
 
 
+@pytest.mark.parametrize(
+    "location",
+    [".jigdo-sync/trust/a.rpm", "../a.rpm", "/a.rpm", "tuf/timestamp.json", "repodata/repomd.xml"],
+)
+def test_place_that_is_none_for_an_rpm_is_refused(
+    published: Published, copy: Path, tmp_path: Path, location: str
+) -> None:
+    """What the origin names must not take the place of what is believed here."""
+    source = published.mirror(2, tmp_path / "source")
+    pointer = read_pointer(source)
+    [entry] = [one for one in pointer["refs"] if one["ref"] == MINIMAL]
+    data = (source / entry["set"]["location"]).read_bytes()
+    entry["set"]["location"] = location
+    write_pointer(source, pointer)
+    if location.startswith((".j", "tuf")):
+        put(source / location, data)
+    done = synced(source, copy, "--ref", MINIMAL, status=3)
+    assert "no place for an RPM" in done.err or "leads out" in done.err or "relative" in done.err
+    assert not tree(copy)
+
+
+def test_file_of_rpm_md_outside_of_repodata_is_refused(
+    published: Published, copy: Path, tmp_path: Path
+) -> None:
+    source = published.mirror(2, tmp_path / "source")
+    path = source / "repodata/repomd.xml"
+    put(path, path.read_bytes().replace(b'href="repodata/', b'href="tuf/', 1))
+    assert "no place for a file of rpm-md" in synced(source, copy, status=3).err
+    assert not tree(copy)
+
+
 def test_full_disk_is_told_and_nothing_is_lost(
     mirror: LyingMirror, published: Published, tmp_path: Path
 ) -> None:
