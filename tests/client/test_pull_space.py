@@ -100,7 +100,7 @@ def test_disk_that_fills_up_at_any_moment_is_told(disk: SmallDisk, mirror: Lying
 @pytest.fixture
 def unforeseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another program takes the space after it was looked at."""
-    monkeypatch.setattr("composer.client.pulling.check_space", lambda *args, **options: None)
+    monkeypatch.setattr("composer.client.carrying.check_space", lambda *args, **options: None)
 
 
 @pytest.mark.usefixtures("unforeseen")
