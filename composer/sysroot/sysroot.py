@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from composer.errors import EXIT_BUSY, ComposerError, NotFound, UsageError
 from composer.ostree.library import library, library_errors
-from composer.ostree.locking import Holder, Wait, removing
+from composer.ostree.locking import Busy, Holder, Wait, removing
 from composer.ostree.pruning import deployed, prune, versions
 from composer.ostree.repo import Repository
 from composer.sysroot.deployment import Deployment, read_deployments
@@ -230,4 +230,6 @@ class Sysroot:
         """
         with library_errors(str(self.path)):
             self._sysroot.prepare_cleanup(None)
-        prune(self.repo, versions(self.repo, keep=1) | deployed(self.repo).keys())
+        # What boots is written; objects that another program keeps from being removed can wait.
+        with suppress(Busy):
+            prune(self.repo, versions(self.repo, keep=1) | deployed(self.repo).keys())
