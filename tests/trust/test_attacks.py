@@ -226,8 +226,9 @@ def test_slow_mirror_is_left(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> N
     patient = Limits(stall_rate=1000, stall_seconds=1, attempts=1)
     monkeypatch.setattr("composer.net.trust._LIMITS", patient)
     scene.mirror.trickle("tuf/timestamp.json", 0.05)
+    scene.reference = None  # it would read to the end
     began = time.monotonic()
-    scene.refuses("could not be fetched", "stalled", status=1, stricter=True)
+    scene.refuses("could not be fetched", "stalled", status=1)
     assert time.monotonic() - began < 10
 
 
