@@ -48,7 +48,7 @@ LARGEST_PATCH = 16 * _MIB
 MODEST = 40 * _MIB
 """Packing that takes more than this is not for everybody: another way is offered too."""
 
-AHEAD = 16 * _MIB
+AHEAD = 6 * _MIB
 """Frames that are fetched while one is worked on, as they come: so the line is not idle."""
 
 SMALL = 4 * _MIB
