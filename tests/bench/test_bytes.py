@@ -411,3 +411,11 @@ def test_section_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:
     assert "first" not in text
     assert text.index("second") < text.index("other")
     assert text.count("begin -->") == text.count("end -->") == 2
+
+
+def test_cpu_time_of_what_a_command_leaves_behind_is_counted() -> None:
+    """As Python's fork server does, whose children make deltas: nobody waits for it."""
+    burn = "import time\nwhile time.process_time() < 0.6: pass"
+    left = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {burn!r}])"
+    found = measure([sys.executable, "-c", left])
+    assert found.cpu >= 0.6
