@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
+from typing import Self
 
 from composer.jigdo.container import Frame, Index, Kind
 from composer.jigdo.cover import Source, bundles, cover
@@ -128,25 +129,16 @@ def make_plan(
         for n, mapping in maps.items()
     }
     plain = [*_new_offers(index, missing, contents), *_package_offers(costs, missing, maps)]
-    chosen = _choose(index, plain, _makes(missing, table, usable, price))
-    left = bytearray(missing)
-    deltas = _take_deltas(index, table, chosen, left)
-    new = _take_new(index, contents, chosen, left)
-    numbers = [offer.numbers[0] for offer in chosen if offer.kind is _Kind.PACKAGE]
-    packages = []
-    # What comes whole anyway gives all it has, so that less of the others may do.
-    for number in sorted(numbers, key=lambda n: (bool(maps[n].beginnings) and n not in here, n)):
-        whole = 0 if number in here else head.packages[number].ref.size
-        package = _take(number, maps[number], left, whole)
-        if package.files:
-            packages.append(package)
-    packages.sort(key=lambda package: package.number)
+    ways = _ways(index, plain, _makes(missing, table, usable, price))
+    taken = [_Taken.of(way, head, index, missing, maps, contents, table, here) for way in ways]
+    least = min(taken, key=lambda one: one.cost)
+    packages, new, deltas = least.packages, least.new, least.deltas
     sizes = [size for package in packages for size in package.sizes]
     sizes += [contents.size(contents.contents[row]) for row in new.rows]
     if table is not None:
         sizes += [table.contents[table.numbers[row]].size for row in deltas.rows]
     return Plan(
-        packages=tuple(packages),
+        packages=packages,
         new=new,
         deltas=deltas,
         package_bytes=sum(package.transfer for package in packages),
@@ -157,19 +149,65 @@ def make_plan(
     )
 
 
-def _choose(index: Index, plain: Sequence[_Offer], makes: Sequence[_Make]) -> list[_Offer]:
-    """Choose the cheapest of a few ways, for greed alone can be worse than doing without deltas."""
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a way takes of each source, each object once, and what that costs with prices."""
+
+    packages: tuple[PackagePlan, ...]
+    new: NewPlan
+    deltas: DeltaPlan
+    cost: int
+
+    @classmethod
+    def of(
+        cls,
+        way: Sequence[_Offer],
+        head: Head,
+        index: Index,
+        missing: bytearray,
+        maps: Mapping[int, Map],
+        contents: Contents,
+        table: DeltaTable | None,
+        here: Collection[int],
+    ) -> Self:
+        """Take from the sources of ``way``."""
+        left = bytearray(missing)
+        deltas = _take_deltas(index, table, way, left)
+        new = _take_new(index, contents, way, left)
+        numbers = [offer.numbers[0] for offer in way if offer.kind is _Kind.PACKAGE]
+        packages = []
+        # What comes whole anyway gives all it has, so that less of the others may do.
+        partly = {n for n in numbers if maps[n].beginnings and n not in here}
+        for number in sorted(numbers, key=lambda n: (n in partly, n)):
+            whole = 0 if number in here else head.packages[number].ref.size
+            package = _take(number, maps[number], left, whole)
+            if package.files:
+                packages.append(package)
+        cost = sum(package.transfer for package in packages)
+        cost += sum(frame.size for frame in (*deltas.frames, *new.frames))
+        cost += sum(make.price or 0 for offer in way for make in offer.makes)
+        return cls(tuple(sorted(packages, key=lambda p: p.number)), new, deltas, cost)
+
+
+def _ways(index: Index, plain: Sequence[_Offer], makes: Sequence[_Make]) -> list[list[_Offer]]:
+    """Return a few ways, for greed alone can be worse than doing without deltas.
+
+    Where an RPM is taken anyway, its files cost no CPU time; but with the last of them more of
+    it has to come.  So there is one without that thrift, too.
+    """
     held = {thing for offer in plain for thing in offer.source.things}
     needed = [m for m in makes if not held.issuperset(m.ordinals)]
     kept = {m.number for m in needed}
     cheap = [m for m in makes if m.price is not None or m.number in kept]
     free = [m for m in makes if m.price == 0 or m.number in kept]
     ways = [_with_deltas(index, plain, cheap)]
+    if any(make.price for make in cheap):
+        ways.append(_covering([*_delta_offers(index, cheap), *plain]))
     if len(free) < len(cheap):
         ways.append(_with_deltas(index, plain, free))
     if not needed:
         ways.append(_covering(plain))
-    return min(ways, key=_cost)
+    return ways
 
 
 def _with_deltas(index: Index, plain: Sequence[_Offer], makes: Sequence[_Make]) -> list[_Offer]:
@@ -193,11 +231,6 @@ def _with_deltas(index: Index, plain: Sequence[_Offer], makes: Sequence[_Make]) 
 
 def _covering(offers: Sequence[_Offer]) -> list[_Offer]:
     return [offers[number] for number in cover([offer.source for offer in offers])]
-
-
-def _cost(offers: Iterable[_Offer]) -> int:
-    prices = sum(make.price or 0 for offer in offers for make in offer.makes)
-    return prices + sum(offer.source.cost for offer in offers)
 
 
 class _Kind(Enum):

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.checksum import ObjectChecksum
+from composer.checksum import ContentDigest, ObjectChecksum
 from composer.jigdo.container import Index, Kind
 from composer.jigdo.delta.table import COPY, PATCH, DeltaContent, DeltaTable, Piece, make_table
 from composer.jigdo.plan import Plan, make_plan
+from composer.rpm.beginnings import Beginning
 from tests.jigdo.test_plan import World, chosen, covered, flags, world
 
 BASE = ObjectChecksum(bytes(32))
@@ -178,6 +179,19 @@ def test_dear_contents_together_are_worse_than_their_package() -> None:
     found = case(world([(1000, [(n, n) for n in range(5)])]), [(10, range(5))])
     assert chosen(priced(found, [300] * 5, range(5))) == [0]
     assert chosen(priced(found, [100] * 5, range(5))) == []
+
+
+def test_thrift_with_cpu_time_does_not_lengthen_the_beginning_of_an_rpm() -> None:
+    """The RPM has to come for its first file; with its last one it would come whole."""
+    made = world([(10_000, [(0, 0), (1, 1)]), (5000, [(0, 2)])])
+    beginning = Beginning(200, 1, ContentDigest.of(b""))
+    made.maps[0] = replace(made.maps[0], beginnings=(beginning,))
+    found = case(made, [(100, [1, 2])])
+    plan = priced(found, [50, 0], [0, 1, 2])
+    assert made_of(plan, found.table) == [1, 2]
+    assert (plan.package_bytes, plan.delta_bytes) == (200, 100)
+    # What spares more than it costs is spared.
+    assert priced(found, [9801, 0], [0, 1, 2]).package_bytes == 10_000
 
 
 @given(cases(), st.lists(st.sampled_from([0, 1, 50, 400, None]), min_size=20, max_size=20))
