@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,18 +133,8 @@ def pull(
         return
     if disable_fsync:
         repo.disable_fsync()
-    asks = not (yes or as_json) and sys.stdin.isatty() and sys.stderr.isatty()
-
-    def approve(plan: PullPlan) -> bool:
-        return not asks or click.confirm("Go on?", default=True, err=True)
-
+    quiet = yes or as_json or not (sys.stdin.isatty() and sys.stderr.isatty())
     with console.progress(as_json=as_json, whole=True) as show:
-
-        def report(event: Event) -> None:
-            show(event)
-            if not as_json:
-                _tell(console, event)
-
         done = [
             pull_ref(
                 remote,
@@ -154,8 +144,8 @@ def pull(
                 choices=choices,
                 sources=sources,
                 waivers=waivers,
-                approve=approve,
-                report=report,
+                approve=(lambda plan: True) if quiet else _ask,
+                report=show if as_json else _telling(console, show),
                 workers=workers,
                 wait=wait,
             )
@@ -163,6 +153,21 @@ def pull(
         ]
     for result in done:
         _show(console, result, as_json=as_json)
+
+
+def _ask(plan: PullPlan) -> bool:
+    """Ask whether what was shown of a plan shall be done."""
+    return click.confirm("Go on?", default=True, err=True)
+
+
+def _telling(console: Console, show: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Pass events on to ``show``, and say those that matter as text."""
+
+    def report(event: Event) -> None:
+        show(event)
+        _tell(console, event)
+
+    return report
 
 
 def _tell(console: Console, event: Event) -> None:
