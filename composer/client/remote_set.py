@@ -48,7 +48,7 @@ def open_remote_set(
     require_bounded(entry)
     ranges = _RemoteRanges(fetcher, entry, heard)
     known = _updated(fetcher, entry, ranges, kept, max_memory)
-    jigdo = JigdoSet(ranges, entry.index, known, offered=ranges.has)
+    jigdo = JigdoSet(ranges, entry.index, known, offered=ranges.has, whole_start=True)
     ranges.learn(jigdo)
     require_described(jigdo.head, entry)
     return jigdo

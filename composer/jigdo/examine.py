@@ -127,10 +127,15 @@ def examine(
     if not read_only:
         repo.land_staged()
     old = _Base(repo, base)
+    likely = _likely(jigdo, repo, base)
+    if not repo.has("dirtree", start.commit.tree):
+        trees = [frame for frame in jigdo.index.of(Kind.TREE) if frame.digest not in old.frames]
+        maps_of = [jigdo.index[jigdo.head.packages[number].map] for number in likely]
+        jigdo.prefetch([*trees, *maps_of])
     dirtrees, ordinals = _read_tree(jigdo, repo, start, old.frames)
     contents = jigdo.contents(table, objects=len(ordinals), headers=headers)
     missing = _missing(repo, ordinals, staged=read_only)
-    maps = _read_maps(jigdo, repo, base, missing, contents, headers)
+    maps = _read_maps(jigdo, likely, missing, contents, headers)
 
     def dirtree(checksum: ObjectChecksum) -> bytes:
         known = dirtrees.get(checksum)
@@ -408,21 +413,18 @@ def _missing(repo: Repository, ordinals: Ordinals, *, staged: bool) -> bytearray
 
 def _read_maps(
     jigdo: JigdoSet,
-    repo: Repository,
-    base: ObjectChecksum | None,
+    likely: Sequence[int],
     missing: bytearray,
     contents: Contents,
     headers: tuple[Header, ...],
 ) -> dict[int, Map]:
-    """Read the maps of packages that the base lacks; then, if they do not suffice, all others."""
+    """Read the ``likely`` packages' maps; then, if they do not suffice, all others."""
     if not any(missing):
         return {}
-    objects, everything = len(missing), range(len(jigdo.head.packages))
-    known = _base_packages(repo, base)
-    likely = [n for n in everything if str(jigdo.head.packages[n].ref.pkgid) not in known]
+    objects = len(missing)
     maps = jigdo.maps(likely, objects=objects, headers=headers)
     if unexplained(missing, maps.values(), contents):
-        rest = [n for n in everything if n not in maps]
+        rest = [n for n in range(len(jigdo.head.packages)) if n not in maps]
         maps.update(jigdo.maps(rest, objects=objects, headers=headers))
     lacking = unexplained(missing, maps.values(), contents)
     if lacking:
@@ -430,9 +432,11 @@ def _read_maps(
     return maps
 
 
-def _base_packages(repo: Repository, base: ObjectChecksum | None) -> set[str]:
-    if base is None or not repo.has("commit", base):
-        return set()
-    packages = repo.commit(base).metadata.get("jigdo-composer.packages")
-    rows = packages if isinstance(packages, list) else []
-    return {str(row[1]) for row in rows if isinstance(row, tuple) and len(row) == 3}
+def _likely(jigdo: JigdoSet, repo: Repository, base: ObjectChecksum | None) -> list[int]:
+    """Return the numbers of the packages that the base lacks."""
+    known: set[str] = set()
+    if base is not None and repo.has("commit", base):
+        packages = repo.commit(base).metadata.get("jigdo-composer.packages")
+        rows = packages if isinstance(packages, list) else []
+        known = {str(row[1]) for row in rows if isinstance(row, tuple) and len(row) == 3}
+    return [n for n, one in enumerate(jigdo.head.packages) if str(one.ref.pkgid) not in known]

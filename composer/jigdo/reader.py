@@ -7,6 +7,7 @@ RPM here, or a mirror.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from heapq import merge
@@ -49,6 +50,7 @@ _GAP = 2048
 _RUN, _RUN_UNCOMPRESSED = 1 << 21, 1 << 23
 # A larger description is not held in memory; its next version comes as a whole.
 _MOST_KEPT = 1 << 25
+_START_KINDS = (Kind.COMMIT, Kind.DIRMETA, Kind.HEADERS, Kind.CONTENTS)
 MAX_DIRTREES = 1 << 20
 
 
@@ -71,10 +73,12 @@ class JigdoSet:
         known: tuple[Index, Mapping[int, bytes]] | None = None,
         *,
         offered: Callable[[int, int], bool] = lambda first, length: True,
+        whole_start: bool = False,
     ) -> None:
         """Open the set at ``place``; ``known`` has its index and proven frames that are here.
 
-        ``offered`` says whether bytes (first, length) can be read at all.
+        ``offered`` says whether bytes (first, length) can be read at all.  With
+        ``whole_start``, what :meth:`read_start` reads is read at once with the head.
         """
         self._offered = offered
         self._reader = reader
@@ -83,6 +87,8 @@ class JigdoSet:
         self._known = dict(here)
         sizes = [f.uncompressed for kind in DESCRIPTION for f in self.index.of(kind)]
         self._keeps = sum(sizes) <= _MOST_KEPT
+        if whole_start:
+            self.prefetch(map(self.index.one, (Kind.HEAD, *_START_KINDS)))
         self.head: Head = parse_head(self._one(Kind.HEAD))
         self._check_numbers()
 
@@ -119,6 +125,14 @@ class JigdoSet:
         known = ((frame, self._known[frame.number]) for frame in here)
         yield from merge(known, read, key=lambda item: item[0].offset)
 
+    def prefetch(self, frames: Iterable[Frame]) -> None:
+        """Read frames of the description that will be asked for one after the other.
+
+        So they cost one round trip together.  Nothing is done where they would not be kept.
+        """
+        if self._keeps:
+            deque(self.frames(frames), maxlen=0)
+
     def _read_runs(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, bytes]]:
         runs = [_Run(run) for run in _runs(frames)]
         ranges = [Range(run.start, run.length, run.prove, run.unpacked) for run in runs]
@@ -152,8 +166,7 @@ class JigdoSet:
         Returns the commit, the dirmeta objects, the headers and the contents table's
         bytes (to be parsed once the number of objects is known).
         """
-        kinds = (Kind.COMMIT, Kind.DIRMETA, Kind.HEADERS, Kind.CONTENTS)
-        read = {f.kind: data for f, data in self.frames(self.index.one(k) for k in kinds)}
+        read = {f.kind: data for f, data in self.frames(map(self.index.one, _START_KINDS))}
         commit = self._parse_commit(read[Kind.COMMIT])
         dirmetas = _parse_dirmetas(read[Kind.DIRMETA])
         return commit, dirmetas, parse_headers(read[Kind.HEADERS]), read[Kind.CONTENTS]

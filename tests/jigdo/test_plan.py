@@ -277,11 +277,11 @@ def test_planner_is_fast_on_a_large_system() -> None:
         for number in holders:
             rows[number].append((len(rows[number]), ordinal))
     made = world([(choose.randrange(10**7), package) for package in rows])
-    started = time.perf_counter()
+    started = time.process_time()
     plan = made.plan(range(100_000), 100_000)
-    elapsed = time.perf_counter() - started
+    elapsed = time.process_time() - started
     assert sum(len(package.ordinals) for package in plan.packages) == 100_000
-    assert elapsed < 4  # 2 s are asked of a quiet machine
+    assert elapsed < 4  # of CPU time; 2 s of a quiet machine are asked for
 
 
 def test_planner_is_fast_where_every_object_has_several_sources() -> None:
@@ -291,9 +291,9 @@ def test_planner_is_fast_where_every_object_has_several_sources() -> None:
         for number in choose.sample(range(1000), 2):
             rows[number].append((len(rows[number]), ordinal))
     made = world([(choose.randrange(1, 10**7), package) for package in rows])
-    started = time.perf_counter()
+    started = time.process_time()
     plan = made.plan(range(100_000), 100_000)
-    elapsed = time.perf_counter() - started
+    elapsed = time.process_time() - started
     assert sum(len(package.ordinals) for package in plan.packages) == 100_000
     assert elapsed < 4
 

@@ -225,9 +225,9 @@ def test_planner_is_fast_on_a_large_system_with_deltas() -> None:
     made = world([(choose.randrange(10**7), package) for package in rows])
     patches = [(choose.randrange(10**6), range(n, n + 200)) for n in range(0, count, 200)]
     found = replace(case(made, patches), objects=count)
-    started = time.perf_counter()
+    started = time.process_time()
     plan = found.plan(range(count))
-    elapsed = time.perf_counter() - started
+    elapsed = time.process_time() - started
     taken = sum(len(package.ordinals) for package in plan.packages)
     assert plan.deltas.rows
     assert taken + len(plan.deltas.rows) == count
