@@ -6,8 +6,6 @@ another name.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +16,14 @@ from composer.jigdo.build import LocalPackage
 from composer.jigdo.container import IndexPlace
 from composer.jigdo.pointer import PointerEntry, UpdatePlace
 from composer.mirror.keys import KeyDirectory
+from composer.mirror.known import KnownFiles
 from composer.mirror.lists import Lists, read_lists
+from composer.mirror.placing import Placer
 from composer.mirror.renewing import alone, renew
+from composer.mirror.repomd_signature import RepomdSigner
 from composer.mirror.set_rpm import locate_jigdo, set_identity
-from composer.mirror.trust import stated_locations
+from composer.mirror.trust import Refreshed, stated_locations
 from composer.rpm.package import LOCAL_DIRECTORY, retained_location
-from composer.system.command import require_program
-from composer.system.files import writing
 
 DIRECTORY = "jigdo"
 
@@ -76,30 +75,45 @@ def publish_set(
     another RPM of this name lies already, clients may be reading it, so the new one gets a
     name of its own.  Raises ChecksumMismatch when the RPM is not the one ``entry`` describes.
     """
-    require_program("createrepo_c", package="createrepo-c (Debian) or createrepo_c (Fedora)")
     if (actual := _digest(set_rpm)) != entry.pkgid:
         raise ChecksumMismatch(what=str(set_rpm), expected=str(entry.pkgid), actual=str(actual))
     repository.mkdir(parents=True, exist_ok=True)
     with alone(repository):
-        entry = _with_free_location(entry, repository)
+        known = KnownFiles(repository)
+        placer = Placer(repository, known)
+        placer.begin()
+        entry = with_free_location(entry, known, repository)
         for package in packages:
             if is_ours(package):
-                path = repository / package.ref.location
-                _place(package.path, path, package.ref.pkgid, entry.timestamp)
+                _place(placer, package, package.ref.location, entry)
         for package in retained:
-            path = repository / retained_location(package.ref)
-            _place(package.path, path, package.ref.pkgid, entry.timestamp)
-        _place(set_rpm, repository / entry.location, entry.pkgid, entry.timestamp)
+            _place(placer, package, retained_location(package.ref), entry)
+        placer.place(set_rpm, entry.location, entry.pkgid, time=entry.timestamp)
+        placer.end()
         before = read_lists(repository)
         after = before.with_set(entry, newest=newest).existing(repository)
-        replaced = outdated(repository, after)
-        # Who has just read the old pointers may be reading those that they name; who goes by
-        # statements, those that they name until they are signed anew.
-        unread = replaced - before.locations - stated_locations(repository)
-        renew(repository, after, without=replaced, keys=keys)
-        for location in unread:
-            (repository / location).unlink()
+        settle(repository, before, after, known, keys=keys)
     return entry
+
+
+def settle(
+    repository: Path,
+    before: Lists,
+    after: Lists,
+    known: KnownFiles,
+    *,
+    keys: KeyDirectory | None = None,
+    signer: RepomdSigner | None = None,
+) -> Refreshed | None:
+    """Let the repository say ``after``, and remove sets that were replaced before ``before``."""
+    replaced = outdated(repository, after)
+    # Who has just read the old pointers may be reading those that they name; who goes by
+    # statements, those that they name until they are signed anew.
+    unread = replaced - before.locations - stated_locations(repository)
+    refreshed = renew(repository, after, known=known, without=replaced, keys=keys, signer=signer)
+    for location in unread:
+        (repository / location).unlink()
+    return refreshed
 
 
 def outdated(repository: Path, lists: Lists) -> set[str]:
@@ -118,9 +132,10 @@ def _digest(path: Path) -> ContentDigest:
         return ContentDigest.of_stream(stream)
 
 
-def _with_free_location(entry: PointerEntry, repository: Path) -> PointerEntry:
+def with_free_location(entry: PointerEntry, known: KnownFiles, repository: Path) -> PointerEntry:
+    """Return the entry of a set at a location that no other content has."""
     path = repository / entry.location
-    if not path.exists() or _digest(path) == entry.pkgid:
+    if not path.exists() or known.pkgid(entry.location) == entry.pkgid:
         return entry
     name = f"{path.stem}.{str(entry.pkgid)[:12]}{path.suffix}"
     return replace(entry, location=path.with_name(name).relative_to(repository).as_posix())
@@ -132,9 +147,6 @@ def is_ours(package: LocalPackage) -> bool:
     return not ref.repository and ref.location.startswith(f"{LOCAL_DIRECTORY}/")
 
 
-def _place(rpm: Path, path: Path, pkgid: ContentDigest, timestamp: int) -> None:
-    if not path.exists() or _digest(path) != pkgid:
-        with rpm.open("rb") as source, writing(path) as destination:
-            shutil.copyfileobj(source, destination, 1 << 20)
+def _place(placer: Placer, package: LocalPackage, location: str, entry: PointerEntry) -> None:
     # rpm-md has the file's time.
-    os.utime(path, (timestamp, timestamp))
+    placer.place(package.path, location, package.ref.pkgid, time=entry.timestamp)

@@ -8,25 +8,34 @@ stays; the same input gives the same bytes.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from composer.checksum import ContentDigest
+from composer.errors import CommandFailed, FormatError, NoSpace, VerificationFailed
 from composer.jigdo.pointer import RECORD_TYPE, VERSIONS_TYPE
 from composer.mirror.keys import KeyDirectory
+from composer.mirror.known import KnownFiles
 from composer.mirror.lists import Lists, read_repomd
-from composer.mirror.trust import Refreshed, open_ledger, refresh
+from composer.mirror.repomd_signature import SIGNATURE, RepomdSigner, joined
+from composer.mirror.trust import Refreshed, open_ledger, prepare
+from composer.net.trust import DIRECTORY as STATEMENTS
 from composer.ostree.locking import Holder, Wait, alone_with
-from composer.rpm.rpmmd import REPOMD, Repomd, parse_repomd
+from composer.rpm.rpmmd import REPOMD, Repomd, read_packages
 from composer.system.command import require_program, run
-from composer.system.files import sync_directory, write_bytes
+from composer.system.files import explained, remove_tree, sync_directory, write_bytes
 
 _LOCK = ".jigdo-publish.lock"
+_WORK = ".repodata."
+# Beside what repomd.xml names: itself, its signature, and the key of it.
+_KEPT = {"repomd.xml", "repomd.xml.asc", "repomd.xml.key"}
 _OWN_TYPES = frozenset(
     {RECORD_TYPE, VERSIONS_TYPE}
     | {
@@ -52,30 +61,75 @@ def renew(
     repository: Path,
     lists: Lists,
     *,
+    known: KnownFiles | None = None,
     without: Iterable[str] = (),
     keys: KeyDirectory | None = None,
+    signer: RepomdSigner | None = None,
 ) -> Refreshed | None:
-    """Make the rpm-md of ``repository`` list its RPMs and say ``lists``; sign it with ``keys``.
+    """Make the rpm-md of ``repository`` list its RPMs and say ``lists``; sign it.
 
-    RPMs at the locations ``without``, and those in hidden directories, are left out.  The
-    caller is :func:`alone`; whatever fails leaves the old state.
+    RPMs at the locations ``without``, and those in hidden directories, are left out.  ``known``
+    is what is known of the RPMs.  ``keys`` sign statements, ``signer`` repomd.xml.  The
+    caller is :func:`alone`; whatever fails leaves the old state.  Raises NoSpace,
+    VerificationFailed where an RPM changes meanwhile, CommandFailed for one that is damaged.
     """
     require_program("createrepo_c", package="createrepo-c (Debian) or createrepo_c (Fedora)")
+    known = known or KnownFiles(repository)
+    left_out = set(without)
+    wanted = {
+        location: known.pkgid(location)
+        for location in find_locations(repository)
+        if location not in left_out
+    }
+    clean(repository)
     old = read_repomd(repository)
-    with tempfile.TemporaryDirectory(prefix=".repodata.", dir=repository) as place:
-        new = _scan(repository, Path(place), lists.revision, set(without))
-        _add_lists(new, lists)
-        _keep_others(repository, new)
-        _switch(new, repository, old)
-    if keys is None:
-        return None
-    return refresh(
-        open_ledger(repository),
-        lists.pointer,
-        keys,
-        versions=lists.versions,
-        now=datetime.now(UTC),
-    )
+    with _full_disk_told(repository), _made_beside(repository) as place:
+        repodata = _scan(repository, place, lists.revision, wanted, known)
+        _add_lists(repodata, lists)
+        _keep_others(repository, repodata)
+        signature = signer.sign(repodata / "repomd.xml") if signer else None
+        ledger = open_ledger(repository)
+        refreshed = None
+        if keys is not None:
+            now = datetime.now(UTC)
+            refreshed = prepare(ledger, lists.pointer, keys, versions=lists.versions, now=now)
+            ledger.write()
+        _switch(repodata, repository, signature)
+        if keys is not None:
+            ledger.publish()
+        _drop(repository, old)
+    known.write()
+    return refreshed
+
+
+@contextmanager
+def _made_beside(repository: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=repository) as place:
+        yield Path(place)
+
+
+@contextmanager
+def _full_disk_told(repository: Path) -> Iterator[None]:
+    """Give the errors of a full or broken disk their own kinds, whoever met them."""
+    try:
+        yield
+    except OSError as error:
+        raise explained(error, repository) from error
+    except Exception as error:
+        told = error.output if isinstance(error, CommandFailed) else str(error)
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            if os.strerror(number) in told and not isinstance(error, NoSpace):
+                raise explained(OSError(number, os.strerror(number)), repository) from error
+        raise
+
+
+def clean(repository: Path) -> None:
+    """Remove what a change that was killed has left half-written; the caller is alone."""
+    for path in repository.glob(f"{_WORK}*"):
+        remove_tree(path)
+    for directory in (repository / "repodata", repository / STATEMENTS):
+        for path in directory.glob(".*"):
+            path.unlink()
 
 
 def find_locations(repository: Path) -> list[str]:
@@ -98,18 +152,56 @@ def find_locations(repository: Path) -> list[str]:
     return sorted(found)
 
 
-def _scan(repository: Path, place: Path, revision: int, without: set[str]) -> Path:
-    """Make rpm-md of the RPMs in ``repository`` below ``place``; returns its repodata."""
-    wanted = [one for one in find_locations(repository) if one not in without]
+def _scan(
+    repository: Path,
+    place: Path,
+    revision: int,
+    wanted: Mapping[str, ContentDigest],
+    known: KnownFiles,
+) -> Path:
+    """Make rpm-md of the RPMs that are ``wanted`` below ``place``; returns its repodata.
+
+    What the old rpm-md says is used for RPMs that have the name, size and time that it says;
+    when that turns out to be about others, as of an RPM that was built anew, it is not.
+    """
     (place / "wanted").write_text("".join(f"{location}\n" for location in wanted))
-    argv = ["createrepo_c", "--quiet", "--update", "--outputdir", str(place)]
-    argv += ["--pkglist", str(place / "wanted")]
+    repodata = place / "repodata"
     if (repository / REPOMD).exists():
-        argv += ["--update-md-path", str(repository)]
+        _createrepo(repository, place, revision, reuse=True)
+        if not _differing(repodata, wanted):
+            return repodata
+        remove_tree(repodata)
+    _createrepo(repository, place, revision, reuse=False)
+    if differing := _differing(repodata, wanted):
+        wrong = [one for one in sorted(differing) if known.hash(one) != differing[one]]
+        raise VerificationFailed(
+            f"{repository}: {len(differing)} RPMs changed while they were read",
+            details=(wrong or sorted(differing))[:20],
+            hint="wait until whatever writes them is done, and run this again",
+        )
+    return repodata
+
+
+def _createrepo(repository: Path, place: Path, revision: int, *, reuse: bool) -> None:
+    argv = ["createrepo_c", "--quiet", "--outputdir", str(place)]
+    argv += ["--pkglist", str(place / "wanted")]
+    if reuse:
+        argv += ["--update", "--update-md-path", str(repository)]
     argv += ["--revision", str(revision), "--set-timestamp-to-revision"]
     argv += ["--no-database", "--checksum", "sha256", "--error-exit-val", str(repository)]
     run(argv, hint="createrepo_c names the file: a damaged RPM?  Remove it from the repository")
-    return place / "repodata"
+
+
+def _differing(repodata: Path, wanted: Mapping[str, ContentDigest]) -> dict[str, ContentDigest]:
+    """Return what rpm-md says of RPMs that are other ones; raises FormatError where some lack."""
+    said = {one.location: one.pkgid for one in read_packages(repodata.parent)}
+    if lacking := sorted(wanted.keys() - said.keys()):
+        raise FormatError(
+            f"createrepo_c left out {len(lacking)} RPMs",
+            details=lacking[:20],
+            hint="are they readable, and RPMs?",
+        )
+    return {one: pkgid for one, pkgid in said.items() if wanted.get(one) != pkgid}
 
 
 def _add_lists(repodata: Path, lists: Lists) -> None:
@@ -151,8 +243,8 @@ def _edit(path: Path, records: list[Any]) -> None:
     path.write_text(repomd.xml_dump())
 
 
-def _switch(new: Path, repository: Path, old: Repomd) -> None:
-    """Move new files in beside the old ones, then repomd.xml, then drop what is outdated."""
+def _switch(new: Path, repository: Path, signature: bytes | None) -> None:
+    """Move new files in beside the old ones, then repomd.xml, and its signature about it."""
     repodata = repository / "repodata"
     repodata.mkdir(exist_ok=True)
     current = (new / "repomd.xml").read_bytes()
@@ -161,10 +253,24 @@ def _switch(new: Path, repository: Path, old: Repomd) -> None:
             _sync(path)
             path.replace(repodata / path.name)
     sync_directory(repodata)
+    place = repository / SIGNATURE
+    if signature is not None:
+        # With the old one: whichever repomd.xml a client has read, there is one for it.
+        before = place.read_bytes() if place.exists() else b""
+        write_bytes(place, joined(before, signature) if before else signature)
     write_bytes(repository / REPOMD, current)
-    named = {Path(one.location).name for one in (*parse_repomd(current).records, *old.records)}
-    for path in repodata.iterdir():
-        if path.name not in named | {"repomd.xml"} and not path.name.startswith("."):
+    if signature is not None:
+        write_bytes(place, signature)
+    else:
+        place.unlink(missing_ok=True)  # it is of the old one
+
+
+def _drop(repository: Path, old: Repomd) -> None:
+    """Remove files of rpm-md that neither the new repomd.xml nor the one before names."""
+    records = (*read_repomd(repository).records, *old.records)
+    named = {Path(one.location).name for one in records} | _KEPT
+    for path in (repository / "repodata").iterdir():
+        if path.name not in named and path.is_file():
             path.unlink()
 
 
