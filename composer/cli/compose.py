@@ -238,7 +238,7 @@ def _publication(rpm_repo: Path | None, sbom: Path | None) -> Callable[[str, str
 
     def is_there(ref: str, commit: str) -> bool:
         from composer.compose.sbom import SUFFIX, describes
-        from composer.mirror.publish import published
+        from composer.mirror.lists import published
 
         wanted = [sbom] if sbom else []
         if rpm_repo:

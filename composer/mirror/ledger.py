@@ -139,12 +139,17 @@ class Ledger:
         """Versions by role of what is to be published."""
         return {role: staged[0].signed.version for role, staged in sorted(self._staged.items())}
 
+    def write(self) -> None:
+        """Write what is staged and does not count before the timestamp, and a new root, do."""
+        for role in self._in_order():
+            if role not in ("timestamp", "root"):
+                self._write(role)
+
     def publish(self) -> None:
         """Write what is staged, the timestamp last, and drop what nobody can need any more."""
         before = self._published_snapshot()
         for role in self._in_order():
-            metadata, data = self._staged[role]
-            write_bytes(self.path(role, metadata.signed.version), data)
+            self._write(role)
         self._staged.clear()
         if before is not None:
             # Clients may have read the timestamp just before it was replaced.
@@ -152,6 +157,12 @@ class Ledger:
                 name.removesuffix(".json"): meta.version for name, meta in before.meta.items()
             }
             self._prune({"snapshot": before.version, **needed})
+
+    def _write(self, role: str) -> None:
+        metadata, data = self._staged[role]
+        path = self.path(role, metadata.signed.version)
+        if role == "timestamp" or not path.exists() or path.read_bytes() != data:
+            write_bytes(path, data)
 
     def _in_order(self) -> list[str]:
         roles = sorted(self._staged, key=_order)

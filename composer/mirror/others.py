@@ -16,7 +16,7 @@ from composer.errors import ComposerError, NotFound
 from composer.jigdo.build import LocalPackage, build_set
 from composer.jigdo.descriptions import Descriptions
 from composer.jigdo.reader import JigdoSet, open_file
-from composer.mirror.publish import published_sets
+from composer.mirror.lists import read_lists
 from composer.ostree.digests import DigestCache
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step
@@ -70,7 +70,7 @@ class Described:
         self._repo, self._cachedir = repo, cachedir
         self._output = output
         self._kept = Descriptions(cachedir / "descriptions")
-        self._published = {(e.ref, e.commit): e for e in published_sets(output)}
+        self._published = {(e.ref, e.commit): e for e in read_lists(output).entries}
 
     def find(
         self,

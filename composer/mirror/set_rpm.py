@@ -39,6 +39,8 @@ _ARCH = re.compile(r"[a-z0-9_]{1,32}\Z")
 _PROVIDED = {kind: re.compile(rf"jigdo-{kind}\(([^ ()]+)\)") for kind in ("set", "commit")}
 # Only rpm's own macros: neither the site's (/etc/rpm) nor the user's.
 _MACROS = "/usr/lib/rpm/macros:/usr/lib/rpm/platform/%{_target}/macros"
+_SIGNATURES = ("RSAHEADER", "DSAHEADER", "SIGPGP", "SIGGPG")
+_KEY_ID = re.compile(r"Key ID ([0-9a-f]{16})\b")
 _NEWC_HEADER, _STRIPPED_HEADER = 110, 14
 _LONGEST_VERSION = 200
 
@@ -164,6 +166,23 @@ def sign_rpm(path: Path, *, key: str, homedir: Path | None = None) -> None:
         argv += ["--define", f"_gpg_path {homedir.resolve()}"]
     hint = "is the secret key in that GPG home, without a passphrase or with an agent?"
     run([*argv, str(path)], hint=hint)
+
+
+def signers_of(rpm: Path) -> set[str]:
+    """Return the ids of the keys that an RPM is signed with, 16 hexadecimal digits each."""
+    with opened(rpm) as (header, _):
+        told = [header.format(f"%|{tag}?{{%{{{tag}:pgpsig}}}}|") for tag in _SIGNATURES]
+    return {match[1] for one in told for match in _KEY_ID.finditer(one)}
+
+
+def signing_keys(key: str, homedir: Path | None) -> set[str]:
+    """Return the ids of a GPG key and its subkeys; raises CommandFailed where there is none."""
+    argv = [require_program("gpg", package="gnupg"), "--batch", "--with-colons"]
+    if homedir is not None:
+        argv += ["--homedir", str(homedir.resolve())]
+    listed = run([*argv, "--list-secret-keys", key], hint="is the key in that GPG home?")
+    rows = (line.split(":") for line in listed.decode(errors="replace").splitlines())
+    return {row[4].lower() for row in rows if row[0] in ("sec", "ssb")}
 
 
 def locate_jigdo(rpm: Path) -> tuple[int, int]:

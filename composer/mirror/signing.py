@@ -12,7 +12,8 @@ from pathlib import Path
 from composer.errors import NotFound
 from composer.mirror.keys import KeyDirectory, require_apart
 from composer.mirror.ledger import Ledger
-from composer.mirror.publish import alone, current_pointer, current_versions
+from composer.mirror.lists import read_lists
+from composer.mirror.renewing import alone
 from composer.mirror.rotation import Change, adopt, rotate
 from composer.mirror.trust import Refreshed, Terms, begin, open_ledger, refresh
 
@@ -70,8 +71,8 @@ def adopt_root(repository: Path, path: Path, keys: KeyDirectory) -> tuple[Change
 
 
 def _refresh(repository: Path, ledger: Ledger, keys: KeyDirectory, now: datetime) -> Refreshed:
-    pointer, versions = current_pointer(repository), current_versions(repository)
-    return refresh(ledger, pointer, keys, versions=versions, now=now)
+    lists = read_lists(repository)
+    return refresh(ledger, lists.pointer, keys, versions=lists.versions, now=now)
 
 
 def _require_repository(repository: Path) -> None:

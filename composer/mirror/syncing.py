@@ -23,7 +23,7 @@ from composer.mirror.elsewhere import OtherPlaces
 from composer.mirror.looking import digest_of
 from composer.mirror.needs import Place
 from composer.mirror.origin import Origin, read_origin, stage_records
-from composer.mirror.publish import alone
+from composer.mirror.renewing import alone
 from composer.mirror.sync_plan import SyncOptions, SyncPlan, plan_sync
 from composer.mirror.sync_state import STATE, SyncState
 from composer.net.fetch import Fetcher

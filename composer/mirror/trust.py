@@ -79,13 +79,23 @@ def is_signed(repository: Path) -> bool:
 
 
 def stated_locations(repository: Path) -> set[str]:
-    """Return the locations of the sets that the published statements name."""
+    """Return the locations of the sets that statements name, published or about to be.
+
+    What a publication that was killed has signed is newer than what counts.
+    """
+    from tuf.api.metadata import Metadata, Targets
+
     if not is_signed(repository):
         return set()
     ledger = open_ledger(repository)
     roles = ledger.targets.delegations
-    found = (ledger.newest(name) for name in (roles.roles if roles else None) or ())
-    return {location for one in found if one is not None for location in one.signed.targets}
+    paths = [
+        ledger.path(name, version)
+        for name in (roles.roles if roles else None) or ()
+        for version in ledger.versions(name)
+    ]
+    found = (Metadata[Targets].from_bytes(path.read_bytes()) for path in paths)
+    return {location for one in found for location in one.signed.targets}
 
 
 def describe(ledger: Ledger) -> list[RoleState]:
@@ -173,6 +183,20 @@ def refresh(
     that nothing changed has those of timestamp and snapshot alone.  Raises ComposerError
     where others are needed; what is published is then as it was.
     """
+    refreshed = prepare(ledger, pointer, keys, versions=versions, now=now)
+    ledger.publish()
+    return refreshed
+
+
+def prepare(
+    ledger: Ledger,
+    pointer: Pointer,
+    keys: KeyDirectory,
+    *,
+    versions: Versions = NO_VERSIONS,
+    now: datetime,
+) -> Refreshed:
+    """Sign as :func:`refresh` does, and leave it to the caller to publish it."""
     work = _Refreshing(ledger, keys.signers(), now)
     work.root()
     work.delegations(pointer)
@@ -182,10 +206,7 @@ def refresh(
         work.ref(ref, None)
     work.snapshot()
     work.timestamp()
-    signed = work.ledger.staged()
-    expires = work.expires()
-    work.ledger.publish()
-    return Refreshed(signed, expires, tuple(work.due))
+    return Refreshed(ledger.staged(), work.expires(), tuple(work.due))
 
 
 class _Refreshing:

@@ -111,8 +111,12 @@ def using(repo: Repository, wait: Wait | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(path: Path, name: str, wait: Wait | None) -> Iterator[None]:
-    handle = _open(path, name)
+def alone_with(lock: Path, path: Path, wait: Wait | None = None) -> Iterator[None]:
+    """Keep others out that take the same file ``lock``, of ``path``, which messages name.
+
+    Raises Busy as :func:`changing` does.
+    """
+    handle = _open_file(lock, path)
     try:
         _lock(path, handle, fcntl.LOCK_EX, wait)
         _write(handle, _me())
@@ -128,7 +132,7 @@ def _alone(path: Path, name: str, wait: Wait | None) -> Iterator[None]:
 def _shared(path: Path, name: str, wait: Wait | None) -> Iterator[None]:
     handle = -1
     with suppress(ComposerError, OSError):
-        handle = _open(path, name)
+        handle = _open_file(_place(path, name), path)
     try:
         if handle >= 0:
             _lock(path, handle, fcntl.LOCK_SH, wait)
@@ -139,8 +143,17 @@ def _shared(path: Path, name: str, wait: Wait | None) -> Iterator[None]:
             os.close(handle)
 
 
-def _open(path: Path, name: str) -> int:
-    place = path / "extensions" / "jigdo" / name
+@contextmanager
+def _alone(path: Path, name: str, wait: Wait | None) -> Iterator[None]:
+    with alone_with(_place(path, name), path, wait):
+        yield
+
+
+def _place(path: Path, name: str) -> Path:
+    return path / "extensions" / "jigdo" / name
+
+
+def _open_file(place: Path, path: Path) -> int:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         # Nobody else may keep its owner out of a repository.

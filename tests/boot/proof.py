@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer.errors import EXIT_VERIFICATION
-from composer.mirror.publish import published
+from composer.mirror.lists import published
 from composer.sysroot.grub import find_grub
 from fixtures.rpms.build import build
 from tests.boot.machine import Boot, Machine

@@ -15,8 +15,8 @@ import pytest
 from composer.checksum import ObjectChecksum
 from composer.jigdo.container import TRAILER_SIZE, Kind
 from composer.jigdo.delta.building import DeltaOptions
+from composer.mirror.lists import read_lists
 from composer.mirror.making import open_set
-from composer.mirror.publish import published_sets
 from composer.ostree.repo import Repository
 from tests.client import generations
 from tests.client.generations import COUNT, Published
@@ -109,7 +109,7 @@ def static_delta(site: Site, old: int, new: int) -> int:
 
 def locations(site: Site) -> dict[int, str]:
     """Locations of the sets by version."""
-    entries = published_sets(site.published.mirror)
+    entries = read_lists(site.published.mirror).entries
     return {int(entry.version.removeprefix("1.")): entry.location for entry in entries}
 
 
@@ -127,7 +127,7 @@ def test_pair_costs_little_more_than_a_delta_made_for_it_alone(
     assert moved["rpm"] == moved["new"] == 0
     assert sum(moved.values()) == site.mirror.sent() - before
     entry = next(
-        e for e in published_sets(site.published.mirror) if str(e.commit) == site.commit(new)
+        e for e in read_lists(site.published.mirror).entries if str(e.commit) == site.commit(new)
     )
     update = next(u.size for u in entry.updates if str(u.base) == site.commit(old))
     best = direct(site, old, new, moved["set"] - update)
@@ -141,7 +141,7 @@ def test_storage_of_the_sets_grows_linearly_with_the_versions_that_each_serves(s
     # Older versions differ more, so a set with deltas from four has at most four of the largest.
     alone = [len(built(site, 5, [old]).data) - bare for old in range(1, 5)]
     assert extra[3] <= 1.05 * sum(alone) <= 4.2 * max(alone)
-    entries = published_sets(site.published.mirror)
+    entries = read_lists(site.published.mirror).entries
     stored = [entry.length - bare for entry in entries]
     assert sum(stored) <= len(entries) * 1.3 * extra[3]
 

@@ -11,8 +11,8 @@ import pytest
 
 from composer.checksum import ObjectChecksum
 from composer.errors import NotFound
+from composer.mirror.lists import read_lists
 from composer.mirror.others import find_commit, neighbours
-from composer.mirror.publish import published_sets
 from composer.ostree.repo import Repository
 from tests.client import generations
 from tests.client.generations import Published
@@ -95,7 +95,7 @@ class Place:
         return self.run(*words)
 
     def set_of(self, number: int) -> Path:
-        entries = published_sets(self.output)
+        entries = read_lists(self.output).entries
         (entry,) = (one for one in entries if one.version == f"1.{number}")
         return self.output / entry.location
 
