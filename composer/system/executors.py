@@ -32,6 +32,10 @@ from composer.errors import ComposerError, UsageError, missing_library
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+#: A task has so many items, or bytes, at most; what is larger than the last stays here.
+TASK_PAIRS = 32
+TASK_BYTES = 4 << 20
+LARGEST = 64 << 20
 #: Tasks under way for each thread of a worker: one works, the others are on their way.
 _AHEAD = 3
 # Bytes of input under way, all together; one task may be larger.

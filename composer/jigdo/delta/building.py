@@ -247,14 +247,14 @@ def _make(
     clients that have not as much.
     """
     how = (_MAKING, options.effort, *(f"{name} {version(name)}" for name in _LIBRARIES))
-    learned = _learned(repo.path, wishes.all, how, store, report, workers)
+    learned = _learned(repo.path, wishes.all, how, store, report, workers, farm)
     keys = [
         patch_key(wish.base, wish.target, (*how, learned[n].hex()) if n in learned else how)
         for n, wish in enumerate(wishes.all)
     ]
     todo = [n for n, key in enumerate(keys) if key not in store]
     asked = [wishes.all[n].inside() for n in todo]
-    found = look_inside(repo.path, asked, report, workers)
+    found = look_inside(repo.path, asked, report, workers, farm)
     jobs = {}
     kept = {key: store.part(key, 0) for key in sorted(set(learned.values()))}
     for n, recipes in zip(todo, found, strict=True):
@@ -275,6 +275,7 @@ def _learned(
     store: PatchStore,
     report: Report,
     workers: int,
+    farm: Farm | None,
 ) -> dict[int, bytes]:
     """Learn how a kernel's modules moved, for each package and base that has some.
 
@@ -290,7 +291,7 @@ def _learned(
         key = patch_key(None, ContentDigest.of(pairs.encode()), (*how, "learned"))
         if key not in store:
             asked = [wishes[n].inside() for n in numbers]
-            data = learn(repo, asked, report, workers)
+            data = learn(repo, asked, report, workers, farm)
             store.save(key, StoredPatch(b"", ((CodecNumber.FULL, len(data), data),), 0))
         learned |= dict.fromkeys(numbers, key)
     return learned

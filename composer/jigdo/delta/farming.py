@@ -30,12 +30,8 @@ from composer.jigdo.delta.making import (
     read,
 )
 from composer.progress import Report, Step, silent
-from composer.system.executors import Farm, Work, spread
+from composer.system.executors import LARGEST, TASK_BYTES, TASK_PAIRS, Farm, Work, spread
 
-# A task has so many pairs, or bytes, at most; a pair that is larger stays here.
-_PAIRS = 32
-_BYTES = 4 << 20
-LARGEST = 64 << 20
 # Bytes that applying a patch may take here, whatever it claims.
 _MOST_MEMORY = 2 << 30
 
@@ -92,7 +88,7 @@ def _batches(pairs: Iterable[Pair]) -> Iterator[_Batch]:
     size = 0
     for pair in pairs:
         own = sum(pair.sizes)
-        full = len(batch) == _PAIRS or size + own > _BYTES
+        full = len(batch) == TASK_PAIRS or size + own > TASK_BYTES
         if batch and (full or pair.maker != batch[0].maker):
             yield _Batch(tuple(batch), batch[0].maker)
             batch, size = [], 0
