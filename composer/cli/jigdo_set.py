@@ -18,6 +18,7 @@ from composer.cli.config import (
     warn_unsigned,
 )
 from composer.cli.console import Console, json_option
+from composer.cli.executors import OpenedExecutor, executor_options
 from composer.cli.text import human_bytes, plain
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def jigdo_set() -> None:
 @delta_options
 @keeping_options
 @tuf_keys_option
+@executor_options
 @cachedir_option
 @wait_option
 @json_option
@@ -77,6 +79,7 @@ def build(
     deltas: DeltaChoice,
     keeping: Keeping,
     tuf_keys: KeyDirectory | None,
+    opened: OpenedExecutor,
     cachedir: Path,
     wait: Wait | None,
     as_json: bool,
@@ -116,8 +119,8 @@ def build(
         tuf_keys=tuf_keys,
     )
     warn_unsigned(console, output, tuf_keys)
-    with console.progress(as_json=as_json) as report:
-        made = make_set(repo, packages, request, report, available=available, wait=wait)
+    with opened(console) as farm, console.progress(as_json=as_json) as report:
+        made = make_set(repo, packages, request, report, available=available, wait=wait, farm=farm)
     warn_undescribed(console, made)
     if as_json:
         console.json(made.summary())

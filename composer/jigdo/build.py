@@ -54,6 +54,7 @@ from composer.progress import Report, Step, silent
 from composer.rpm.beginnings import read_beginnings
 from composer.rpm.package import PackageRef
 from composer.rpm.payload import FileList, opened_payload
+from composer.system.executors import Farm
 
 # An object whose path no package has may stand in many packages (an empty file
 # does); a few choices are as good as all of them.
@@ -117,12 +118,14 @@ def build_set(
     full: Collection[ContentDigest] = (),
     report: Report = silent,
     workers: int = 2,
+    farm: Farm | None = None,
 ) -> BuiltSet:
     """Write the set of ``commit`` to the stream ``into``.
 
     ``packages`` are the commit's RPMs, each pkgid once, in any order; what those have whose
-    pkgids are in ``full`` is shipped whole, too.  Raises PackageRefused for an RPM that
-    cannot be read and VerificationFailed for a repository that lacks an object.
+    pkgids are in ``full`` is shipped whole, too.  ``farm`` makes the deltas.  Raises
+    PackageRefused for an RPM that cannot be read and VerificationFailed for a repository that
+    lacks an object.
     """
     commit_object = repo.commit(commit)
     tree = _read_tree(repo, commit_object)
@@ -138,7 +141,15 @@ def build_set(
     with opened_store(older.store) as store:
         new = _new_tree(tree, infos, entries, packages)
         deltas = build_deltas(
-            repo, new, header_ids, older.deltas, store, cache, report=report, workers=workers
+            repo,
+            new,
+            header_ids,
+            older.deltas,
+            store,
+            cache,
+            report=report,
+            workers=workers,
+            farm=farm,
         )
         first_map = 4 + len(tree.frames)
         first_patch = first_map + len(packages) + 1 + count_data_frames(shipped)

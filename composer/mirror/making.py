@@ -33,6 +33,7 @@ from composer.ostree.repo import Repository
 from composer.ostree.signature import is_signed
 from composer.progress import Report, Step, silent
 from composer.rpm.rpmmd import read_packages
+from composer.system.executors import Farm
 from composer.system.heap import hold_less
 
 _RPM_MAGIC = b"\xed\xab\xee\xdb"
@@ -121,15 +122,17 @@ def make_set(
     *,
     available: Sequence[LocalPackage] = (),
     wait: Wait | None = None,
+    farm: Farm | None = None,
 ) -> MadeSet:
     """Build, wrap, sign and publish the set of a commit of ``request.ref``.
 
-    ``packages`` are all RPMs of that commit, ``available`` also others.  When anything
+    ``packages`` are all RPMs of that commit, ``available`` also others; deltas are made on
+    ``farm``, if there is one.  When anything
     fails, the repository at ``request.output`` is as it was.  ``repo`` is only read; nobody
     removes anything of it meanwhile.  Raises Busy (unless there is ``wait``) where someone does.
     """
     with using(repo, wait):
-        return _make_set(repo, packages, request, report, available)
+        return _make_set(repo, packages, request, report, available, farm)
 
 
 def _make_set(
@@ -138,6 +141,7 @@ def _make_set(
     request: SetRequest,
     report: Report,
     available: Sequence[LocalPackage],
+    farm: Farm | None,
 ) -> MadeSet:
     commit = find_commit(repo, request.ref, request.revision)
     retained = named(packages, request.keeping.retain)
@@ -167,6 +171,7 @@ def _make_set(
                 older=_older(bases, descriptions, request),
                 full=full,
                 report=report,
+                farm=farm,
             )
         head = built.head
         report(Step("publish", item=str(request.output)))

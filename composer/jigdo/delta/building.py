@@ -15,10 +15,11 @@ from pathlib import Path
 
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.jigdo.delta.codecs import PART, CodecNumber
+from composer.jigdo.delta.farming import farmed_patches
 from composer.jigdo.delta.frames import FRAME
 from composer.jigdo.delta.linking import NOTHING_SHARED, Linked
 from composer.jigdo.delta.looking import Inside, StoredContent, learn, look_inside, read_content
-from composer.jigdo.delta.making import Pair, best_patches
+from composer.jigdo.delta.making import Pair
 from composer.jigdo.delta.moving import join_linked, split_linked
 from composer.jigdo.delta.pairing import Bases
 from composer.jigdo.delta.store import PatchOutline, PatchStore, StoredPatch, patch_key
@@ -38,6 +39,7 @@ from composer.ostree.digests import ContentInfo, DigestCache
 from composer.ostree.objects import Header
 from composer.ostree.repo import Repository
 from composer.progress import Report
+from composer.system.executors import Farm
 
 _WORTH = 0.75  # of an RPM: patches that take more than this part of it are not shipped
 # Part of the key of a stored patch: another number where the same input gives another one.
@@ -144,10 +146,12 @@ def build_deltas(
     *,
     report: Report,
     workers: int,
+    farm: Farm | None = None,
 ) -> Deltas:
     """Choose, make and lay out the deltas from ``options.bases``, which are in ``repo``.
 
-    ``headers`` gives the id of each header.  Patches go to, and come from, ``store``.
+    ``headers`` gives the id of each header.  Patches go to, and come from, ``store``; those
+    that are not there are made on ``farm``, if there is one.
     """
     wishes = _Wishes()
     bases = []
@@ -155,7 +159,7 @@ def build_deltas(
         base = _read_base(repo, commit, digests, workers)
         _compare(base, tree, wishes, of_packages=options.rpm != "none")
         bases.append(base)
-    _make(repo, wishes, store, options, report, workers)
+    _make(repo, wishes, store, options, report, workers, farm)
     shipped = _shipped(bases, wishes, tree, store, options)
     frames, places = _lay_out(bases, wishes, shipped, store)
     tables = [_table(base, tree, headers, wishes, places, store) for base in bases]
@@ -235,6 +239,7 @@ def _make(
     options: DeltaOptions,
     report: Report,
     workers: int,
+    farm: Farm | None,
 ) -> None:
     """Have every wish in the store, and note its keys.
 
@@ -242,23 +247,24 @@ def _make(
     clients that have not as much.
     """
     how = (_MAKING, options.effort, *(f"{name} {version(name)}" for name in _LIBRARIES))
-    learned = _learned(repo.path, wishes.all, how, store, report, workers)
+    learned = _learned(repo.path, wishes.all, how, store, report, workers, farm)
     keys = [
         patch_key(wish.base, wish.target, (*how, learned[n].hex()) if n in learned else how)
         for n, wish in enumerate(wishes.all)
     ]
     todo = [n for n, key in enumerate(keys) if key not in store]
     asked = [wishes.all[n].inside() for n in todo]
-    found = look_inside(repo.path, asked, report, workers)
+    found = look_inside(repo.path, asked, report, workers, farm)
     jobs = {}
+    kept = {key: store.part(key, 0) for key in sorted(set(learned.values()))}
     for n, recipes in zip(todo, found, strict=True):
-        shared = store.part(learned[n], 0) if n in learned else NOTHING_SHARED
+        shared = kept[learned[n]] if n in learned else NOTHING_SHARED
         jobs[keys[n]] = _Job(wishes.all[n], *recipes, shared, learned.get(n, b""))
-    _make_jobs(repo.path, jobs, store, options, report, workers)
+    _make_jobs(repo.path, jobs, store, options, report, workers, farm)
     heavy = {n: patch_key(None, ContentDigest(key), ("plain",)) for n, key in enumerate(keys)
              if _is_heavy(store, key)}  # fmt: skip
     plain = {key: _Job(wishes.all[n]) for n, key in heavy.items() if key not in store}
-    _make_jobs(repo.path, plain, store, options, report, workers)
+    _make_jobs(repo.path, plain, store, options, report, workers, farm)
     wishes.keys = [(key, heavy[n]) if n in heavy else (key,) for n, key in enumerate(keys)]
 
 
@@ -269,6 +275,7 @@ def _learned(
     store: PatchStore,
     report: Report,
     workers: int,
+    farm: Farm | None,
 ) -> dict[int, bytes]:
     """Learn how a kernel's modules moved, for each package and base that has some.
 
@@ -284,7 +291,7 @@ def _learned(
         key = patch_key(None, ContentDigest.of(pairs.encode()), (*how, "learned"))
         if key not in store:
             asked = [wishes[n].inside() for n in numbers]
-            data = learn(repo, asked, report, workers)
+            data = learn(repo, asked, report, workers, farm)
             store.save(key, StoredPatch(b"", ((CodecNumber.FULL, len(data), data),), 0))
         learned |= dict.fromkeys(numbers, key)
     return learned
@@ -325,13 +332,14 @@ def _make_jobs(
     options: DeltaOptions,
     report: Report,
     workers: int,
+    farm: Farm | None,
 ) -> None:
     if not jobs:
         return
     pairs = (job.pair(key, repo) for key, job in jobs.items())
     total = len(jobs)
-    for patch in best_patches(
-        pairs, effort=options.effort, workers=workers, report=report, total=total
+    for patch in farmed_patches(
+        pairs, farm=farm, effort=options.effort, workers=workers, report=report, total=total
     ):
         job, recipe = jobs[patch.key], jobs[patch.key].target
         parts = tuple(

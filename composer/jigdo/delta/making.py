@@ -19,7 +19,7 @@ import contextlib
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -346,37 +346,49 @@ def _work(connection: Connection, limits: Limits) -> None:
 
 def _serve(connection: Connection, pair: Pair, makers: list[Codec], limits: Limits) -> None:
     try:
-        base, target = _read(pair.base), _read(pair.target)
+        base, target = read(pair.base), read(pair.target)
     except Exception as error:
         connection.send(("error", f"{type(error).__name__}: {error}"))
         return
-    connection.send(("size", len(base) + len(target)))
-    smallest, by_own = len(target), False
-    for codec in makers:
-        _allow_cpu(limits.cpu(len(base) + len(target)))
-        try:
-            if codec.number == CodecNumber.FULL and smallest * _CLEARLY_SMALLER < len(target):
-                connection.send(("skipped", None))
-                continue
-            if codec.number != CodecNumber.FULL and by_own:
-                connection.send(("skipped", None))
-                continue
-            if codec.number == CodecNumber.FULL and len(target) > PART:
-                connection.send(("made", (len(target), int(codec.number), ())))
-                continue
-            parts = tuple(_parts(codec, base, target))
-            estimate = sum(_estimate(codec.number, part.data) for part in parts)
-            smallest = min(smallest, estimate)
-            by_own = by_own or codec.number == CodecNumber.LINKED
-            connection.send(("made", (estimate, int(codec.number), parts)))
-        except CannotMake:
-            connection.send(("skipped", None))
-        except Exception as error:
-            connection.send(("failed", f"{type(error).__name__}: {error}"))
+    size = len(base) + len(target)
+    connection.send(("size", size))
+    for attempt in attempts(base, target, makers, before=lambda: _allow_cpu(limits.cpu(size))):
+        connection.send(attempt)
     _allow_cpu(_NO_CPU_LIMIT)
     for content in (base, target):
         if isinstance(content, HeldFile):
             content.close()
+
+
+def attempts(
+    base: Base, target: Base, makers: Sequence[Codec], *, before: Callable[[], None]
+) -> Iterator[tuple[str, Any]]:
+    """Yield what each codec comes to: ("made", (estimate, codec, parts)), "skipped" or "failed".
+
+    ``before`` is called before each of them.  Every patch is proven.
+    """
+    smallest, by_own = len(target), False
+    for codec in makers:
+        before()
+        try:
+            if codec.number == CodecNumber.FULL and smallest * _CLEARLY_SMALLER < len(target):
+                yield "skipped", None
+                continue
+            if codec.number != CodecNumber.FULL and by_own:
+                yield "skipped", None
+                continue
+            if codec.number == CodecNumber.FULL and len(target) > PART:
+                yield "made", (len(target), int(codec.number), ())
+                continue
+            parts = tuple(_parts(codec, base, target))
+            estimate = estimated(codec.number, parts)
+            smallest = min(smallest, estimate)
+            by_own = by_own or codec.number == CodecNumber.LINKED
+            yield "made", (estimate, int(codec.number), parts)
+        except CannotMake:
+            yield "skipped", None
+        except Exception as error:
+            yield "failed", f"{type(error).__name__}: {error}"
 
 
 def _limit(kind: int, soft: int) -> None:
@@ -396,7 +408,8 @@ def _allow_cpu(seconds: int) -> None:
     _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + seconds)
 
 
-def _read(source: Source) -> Base:
+def read(source: Source) -> Base:
+    """Return the bytes of a base or a target, or a file of it that is to be closed."""
     if isinstance(source, bytes):
         return source
     return HeldFile(source.open("rb")) if isinstance(source, Path) else source()
@@ -407,7 +420,7 @@ def _parts(codec: Codec, base: Base, target: Base) -> Iterator[Part]:
     for at in range(0, max(1, len(target)), PART):
         piece = bytes(target[at : at + PART])
         data = _part(codec, base, piece, at)
-        _prove(codec, base, data, piece)
+        prove(codec.number, base, data, piece)
         yield Part(len(piece), data)
 
 
@@ -423,18 +436,23 @@ def _part(codec: Codec, base: Base, piece: bytes, at: int) -> bytes:
     return columns.rebased(codec.make(window, piece), start)
 
 
-def _prove(codec: Codec, base: Base, data: bytes, target: bytes) -> None:
+def prove(codec: int, base: Base, data: bytes, target: bytes, *, max_memory: int = 1 << 62) -> None:
+    """Apply a patch; raises ValueError or FormatError unless it makes ``target``."""
     at = 0
-    if codec.number == CodecNumber.FULL:
+    if codec == CodecNumber.FULL:
         return
-    for piece in codecs.apply(codec.number, base, data, size=len(target), max_memory=1 << 62):
+    for piece in codecs.apply(codec, base, data, size=len(target), max_memory=max_memory):
         if piece != target[at : at + len(piece)]:
             raise ValueError("the patch does not make the target")
         at += len(piece)
 
 
+def estimated(codec: int, parts: Iterable[Part]) -> int:
+    """Return about what patches take in a frame, cheaply; the same everywhere."""
+    return sum(_estimate(codec, part.data) for part in parts)
+
+
 def _estimate(codec: int, data: bytes) -> int:
-    """Return about what ``data`` takes in a frame, cheaply; the same everywhere."""
     import zstandard
 
     if codec == CodecNumber.ZSTD:

@@ -14,9 +14,9 @@ version: then :class:`PacksDifferently` is raised, or the digest is wrong, and t
 content has to come from another source.
 """
 
-from composer.jigdo.repack.analysing import analyse
+from composer.jigdo.repack.analysing import analyse, reproduces
 from composer.jigdo.repack.closing import repack
-from composer.jigdo.repack.opening import opened, unpack
+from composer.jigdo.repack.opening import may_open, opened, unpack
 from composer.jigdo.repack.programs import Packers, PacksDifferently
 from composer.jigdo.repack.recipe import Kind, Packer, Recipe, Segment
 
@@ -28,7 +28,9 @@ __all__ = (
     "Recipe",
     "Segment",
     "analyse",
+    "may_open",
     "opened",
     "repack",
+    "reproduces",
     "unpack",
 )

@@ -42,6 +42,27 @@ def analyse(data: Base, *, inner_limit: int = INNER_LIMIT) -> Recipe | None:
     return joined(segments)
 
 
+def reproduces(data: Base, recipe: Recipe) -> bool:
+    """Tell whether the packers of ``recipe``, and of this machine, make ``data`` of what is inside.
+
+    Its segments have to be those that :func:`analyse` finds.  Raises FormatError.
+    """
+    at = 0
+    for segment in recipe.segments:
+        packed = memoryview(bytes(data[at : at + segment.packed]))
+        at += segment.packed
+        if segment.kind == Kind.VERBATIM:
+            continue
+        inner = b"".join(
+            Decoder(segment.kind, chunks_of(packed, 0, len(packed)), segment.window).pieces()
+        )
+        if segment.version != version_of(segment.packer) or len(inner) != segment.inner:
+            return False
+        if not _gives(segment, inner, packed):
+            return False
+    return at == len(data)
+
+
 def _with_packer(segment: Segment, packed: memoryview) -> Segment:
     """Return the segment with what packs it to ``packed``, or as verbatim when nothing does."""
     if segment.kind == Kind.VERBATIM:

@@ -25,6 +25,20 @@ def opened(
     return joined(segments_of(data, inner_limit, window_limit))
 
 
+def may_open(data: Base) -> bool:
+    """Tell whether ``data`` looks like a container; cheap, and never wrong when it says no."""
+    at = _kernel_payload(data)
+    while at < len(data):
+        magic = bytes(data[at : at + 6])
+        if any(magic.startswith(start) for start, _ in _MAGICS):
+            return True
+        length = _plain(data, at)
+        if not length:
+            return False
+        at += length
+    return False
+
+
 def joined(segments: Iterable[Segment]) -> Recipe | None:
     """Join verbatim neighbours; None when nothing else is there."""
     joined: list[Segment] = []

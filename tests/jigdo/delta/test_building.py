@@ -25,9 +25,13 @@ from composer.jigdo.delta.table import COPY, DeltaTable
 from composer.ostree.digests import DigestCache
 from composer.ostree.repo import Repository
 from composer.progress import Report, Step, silent
+from composer.system.executors import Farm
+from tests.farms import farm, farm_cluster
 from tests.jigdo.delta.test_applying import table_of
 from tests.jigdo.sets import REF, Packages, local_packages, open_bytes, pull, write_files
 from tests.rpm.crafted import RpmFile, rpm_bytes
+
+__all__ = ("farm", "farm_cluster")
 
 PACKAGES = 6
 ROOT = Path(__file__).parents[3]
@@ -68,6 +72,7 @@ class Source:
         rpm: str = "all",
         budget: int | None = None,
         effort: str = "normal",
+        farm: Farm | None = None,
     ) -> bytes:
         """Build the set of a generation with deltas from those before it."""
         bases = tuple(generation.commit for generation in self.generations[: number - 1])
@@ -83,6 +88,7 @@ class Source:
             workers=workers,
             older=Older(options, {}, store),
             report=report,
+            farm=farm,
         )
         return out.getvalue()
 
@@ -273,3 +279,9 @@ def test_more_budget_ships_more_and_never_more_than_it(source: Source) -> None:
 def test_none_ships_no_package_and_auto_what_is_well_below_it(source: Source) -> None:
     assert _shipped(source.build(2, None, rpm="none")) == 1
     assert _shipped(source.build(2, None, rpm="auto")) == PACKAGES + 1
+
+
+def test_set_that_a_farm_made_is_the_same(source: Source, farm: Farm) -> None:
+    assert source.build(3, None, farm=farm) == source.build(3, None)
+    assert farm.tasks
+    assert not farm.troubles

@@ -11,17 +11,23 @@ from pathlib import Path
 import pytest
 
 from composer.checksum import ObjectChecksum
+from composer.errors import ComposerError
 from composer.jigdo.build import LocalPackage, Older, build_set
 from composer.jigdo.container import Kind
+from composer.jigdo.delta import looking
 from composer.jigdo.delta.building import DeltaOptions
 from composer.jigdo.delta.codecs import CodecNumber
 from composer.ostree.digests import DigestCache
 from composer.ostree.repo import Repository
 from composer.progress import Step
+from composer.system.executors import Farm
+from tests.farms import farm, farm_cluster
 from tests.jigdo.delta.modules import Kernel, module
 from tests.jigdo.delta.test_applying import table_of
 from tests.jigdo.sets import REF, Packages, local_packages, open_bytes, pull, write_files
 from tests.rpm.crafted import RpmFile, rpm_bytes
+
+__all__ = ("farm", "farm_cluster")
 
 MODULES = 12
 
@@ -35,7 +41,9 @@ class Source:
     new: ObjectChecksum
     packages: tuple[LocalPackage, ...]
 
-    def build(self, store: Path | None = None, workers: int = 2) -> tuple[bytes, list[str]]:
+    def build(
+        self, store: Path | None = None, workers: int = 2, farm: Farm | None = None
+    ) -> tuple[bytes, list[str]]:
         out, phases = io.BytesIO(), []
 
         def report(step: Step) -> None:
@@ -51,6 +59,7 @@ class Source:
             older=Older(DeltaOptions((self.old,), "all"), {}, store),
             report=report,
             workers=workers,
+            farm=farm,
         )
         return out.getvalue(), phases
 
@@ -112,3 +121,36 @@ def test_what_is_learned_is_the_same_with_any_workers_and_kept(
     again, phases = source.build(store)
     assert again == one
     assert not {"learn", "deltas"} & set(phases)
+
+
+def test_what_a_farm_finds_inside_and_learns_is_the_same(source: Source, farm: Farm) -> None:
+    one, phases = source.build(farm=farm)
+    assert {"look inside", "learn", "deltas"} <= set(phases)
+    assert one == source.build()[0]
+    assert not farm.troubles
+
+
+def test_recipes_of_others_are_proven() -> None:
+    old, new = (lzma.compress(bytes(100_000) + b"%d" % n, filters=_AS_KERNELS) for n in (1, 2))
+    answer = looking._containers(old, new)
+    assert all(answer)
+    assert looking._judge_containers((old, new), answer) == answer
+    for contents, wrong in (
+        ((old, new), answer[::-1]),
+        ((new, new + b"x"), answer),
+        ((old, new[:-1] + b"x"), answer),
+        ((old, new), (answer[0], b"")),
+        ((old, new), (answer[0][:-1], answer[1])),
+        ((old, new), "answer"),
+    ):
+        with pytest.raises((ValueError, ComposerError)):
+            looking._judge_containers(contents, wrong)
+
+
+def test_moves_of_others_have_their_form() -> None:
+    answer = looking._moves(b"", b"")
+    assert looking._judge_moves((b"", b""), answer)
+    rows, counts = answer[0]
+    for wrong in ((rows, rows), (counts, counts), (rows.astype(float), counts), (b"", b"")):
+        with pytest.raises(ValueError, match="form"):
+            looking._judge_moves((b"", b""), (wrong, answer[1]))

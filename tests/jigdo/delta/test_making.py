@@ -218,7 +218,7 @@ def test_file_is_read_where_it_is_needed(tmp_path: Path) -> None:
 
     base, target = revised(10, 5000)
     (tmp_path / "base").write_bytes(base)
-    read = making._read(tmp_path / "base")
+    read = making.read(tmp_path / "base")
     assert isinstance(read, HeldFile)
     parts = tuple(making._parts(codecs.HDiff(), read, target))
     assert _applied(Patch("k", 1, parts, 0), base) == target
