@@ -206,6 +206,7 @@ def prepare(
         work.ref(ref, None)
     work.snapshot()
     work.timestamp()
+    work.require_valid()
     return Refreshed(ledger.staged(), work.expires(), tuple(work.due))
 
 
@@ -276,10 +277,22 @@ class _Refreshing:
 
     def expires(self) -> datetime:
         """Until when a client believes all of it."""
+        return min(self._periods().values())
+
+    def require_valid(self) -> None:
+        """Refuse to sign what no client would believe, because another role's time is over."""
+        over = {role: time for role, time in self._periods().items() if time <= self._now}
+        if over:
+            raise ComposerError(
+                f"{', '.join(over)}: expired, and cannot be signed with the keys that are here",
+                details=[f"{role}: on {time:%Y-%m-%d %H:%M} UTC" for role, time in over.items()],
+                hint="bring the keys of these roles to the directory of --tuf-keys, and run "
+                "`mirror refresh`: clients believe nothing until then",
+            )
+
+    def _periods(self) -> dict[str, datetime]:
         roles = [*TOP_ROLES, *map(role_of, sorted(self.known()))]
-        found = [one for role in roles if (one := self.ledger.newest(role))]
-        first: datetime = min(one.signed.expires for one in found)
-        return first
+        return {role: one.signed.expires for role in roles if (one := self.ledger.newest(role))}
 
     def _stage(self, role: str, signed: Any) -> None:
         signed.version += 1
