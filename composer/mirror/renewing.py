@@ -27,7 +27,7 @@ from composer.mirror.known import KnownFiles
 from composer.mirror.lists import Lists, read_repomd
 from composer.mirror.repomd_signature import SIGNATURE, RepomdSigner
 from composer.mirror.trust import Refreshed, open_ledger, prepare
-from composer.net.trust import DIRECTORY as STATEMENTS
+from composer.net.statement import STATEMENTS
 from composer.ostree.locking import Holder, Wait, alone_with
 from composer.rpm.rpmmd import REPOMD, Repomd, read_packages
 from composer.system.command import require_program, run
@@ -132,7 +132,7 @@ def disk_told(repository: Path) -> Iterator[None]:
 def clean(repository: Path) -> None:
     """Remove what a change that was killed has left half-written; the caller is alone."""
     for path in repository.glob(f"{_WORK}*"):
-        remove_tree(path)
+        shutil.rmtree(path, ignore_errors=True)  # a child of it may still write there
     for directory in (repository / "repodata", repository / STATEMENTS):
         for path in directory.glob(".*"):
             path.unlink()

@@ -18,8 +18,7 @@ from composer.errors import ComposerError, UsageError
 from composer.jigdo.pointer import NO_VERSIONS, Pointer, PointerEntry, Versions, dump_entry
 from composer.mirror.keys import KeyDirectory
 from composer.mirror.ledger import DAYS, TOP_ROLES, Ledger, days_of
-from composer.net.statement import CUSTOM, CUSTOM_VERSIONS, MAX_REF, ref_of, role_of
-from composer.net.trust import DIRECTORY
+from composer.net.statement import CUSTOM, CUSTOM_VERSIONS, MAX_REF, STATEMENTS, ref_of, role_of
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
@@ -75,7 +74,7 @@ class RoleState:
 
 def is_signed(repository: Path) -> bool:
     """Tell whether a repository has signed statements."""
-    return (repository / DIRECTORY / "timestamp.json").is_file()
+    return (repository / STATEMENTS / "timestamp.json").is_file()
 
 
 def stated_locations(repository: Path) -> set[str]:
@@ -164,7 +163,7 @@ def _first_targets(keys: KeyDirectory, terms: Terms) -> Targets:
 
 def open_ledger(repository: Path) -> Ledger:
     """The metadata of a repository."""
-    return Ledger(repository / DIRECTORY)
+    return Ledger(repository / STATEMENTS)
 
 
 def refresh(
@@ -201,6 +200,9 @@ def prepare(
     work.root()
     work.delegations(pointer)
     for entry in pointer.entries:
+        others = versions.of(entry.ref)
+        if others.entries:
+            ledger.keep_list(others.dump())
         work.ref(entry.ref, _target(entry, versions.digest(entry.ref)))
     for ref in sorted(work.known() - {entry.ref for entry in pointer.entries}):
         work.ref(ref, None)

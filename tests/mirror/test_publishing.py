@@ -224,8 +224,8 @@ def test_another_publisher_is_told_who_is_at_work(at_1: Path, staged: Path) -> N
         assert waiting.stderr is not None
         while "waiting for process" not in waiting.stderr.readline():
             assert waiting.poll() is None
-    waiting.stderr.read()
-    assert waiting.wait() == 0
+    waiting.communicate()
+    assert waiting.returncode == 0
 
 
 # Bad input
