@@ -35,8 +35,7 @@ from composer.jigdo.reader import JigdoSet
 from composer.net.bundle import Bundle, BundledRef
 from composer.net.fetch import Fetcher
 from composer.net.repository import find_entry
-from composer.net.statement import MAX_ROOT
-from composer.net.trust import DIRECTORY
+from composer.net.statement import MAX_ROOT, STATEMENTS
 from composer.ostree.repo import Repository
 from composer.progress import Report
 
@@ -162,7 +161,7 @@ def _keep_statements(asked: Session, remote: Remote) -> None:
         return
     for version in range(2, remote.root.version + 1):
         with suppress(ComposerError):
-            asked.fetcher.fetch_small(f"{DIRECTORY}/{version}.root.json", limit=MAX_ROOT)
+            asked.fetcher.fetch_small(f"{STATEMENTS}/{version}.root.json", limit=MAX_ROOT)
 
 
 def _keep_ref(

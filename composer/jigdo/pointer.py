@@ -109,10 +109,14 @@ class Versions:
         kept = (one for one in self.entries if (one.ref, one.commit) != (ref, commit))
         return Versions(tuple(kept))
 
+    def of(self, ref: str) -> Versions:
+        """The same with the entries of one ref alone."""
+        return Versions(tuple(entry for entry in self.entries if entry.ref == ref))
+
     def digest(self, ref: str) -> ContentDigest | None:
         """What a statement says of a ref's entries: the digest of their dump; None for none."""
-        own = [entry for entry in self.entries if entry.ref == ref]
-        return ContentDigest.of(_dump(own)) if own else None
+        own = self.of(ref)
+        return ContentDigest.of(own.dump()) if own.entries else None
 
     def dump(self) -> bytes:
         """Serialise; equal values give equal bytes."""

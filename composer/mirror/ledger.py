@@ -15,8 +15,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from composer.checksum import ContentDigest
 from composer.errors import FormatError
 from composer.mirror.keys import missing_keys
+from composer.net.statement import versions_name, versions_of
 from composer.system.files import write_bytes
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Ledger:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._lists: dict[str, bytes] = {}
         self._staged: dict[str, tuple[Metadata[Any], bytes]] = {}
 
     def versions(self, role: str) -> list[int]:
@@ -124,6 +127,10 @@ class Ledger:
         """Keep what is signed already for :meth:`publish`."""
         self._staged[name] = (metadata, data)
 
+    def keep_list(self, data: bytes) -> None:
+        """Let a list that a statement names by its digest lie beside it, for :meth:`publish`."""
+        self._lists[versions_name(ContentDigest.of(data))] = data
+
     def described(self, role: str) -> MetaFile:
         """What a snapshot or timestamp says of the newest of a role."""
         from tuf.api.metadata import MetaFile
@@ -141,6 +148,9 @@ class Ledger:
 
     def write(self) -> None:
         """Write what is staged and does not count before the timestamp, and a new root, do."""
+        for name, data in sorted(self._lists.items()):
+            if not (self.directory / name).exists():
+                write_bytes(self.directory / name, data)
         for role in self._in_order():
             if role not in ("timestamp", "root"):
                 self._write(role)
@@ -148,6 +158,7 @@ class Ledger:
     def publish(self) -> None:
         """Write what is staged, the timestamp last, and drop what nobody can need any more."""
         before = self._published_snapshot()
+        self.write()
         for role in self._in_order():
             self._write(role)
         self._staged.clear()
@@ -209,6 +220,21 @@ class Ledger:
             for version in self.versions(role):
                 if version < oldest:
                     self.path(role, version).unlink()
+        self._prune_lists()
+
+    def _prune_lists(self) -> None:
+        """Remove lists that no statement that is left names."""
+        from tuf.api.metadata import Metadata, Targets
+
+        delegations = self.targets.delegations
+        named = {
+            versions_name(versions_of(Metadata[Targets].from_bytes(path.read_bytes()).signed))
+            for role in (delegations.roles if delegations else None) or ()
+            for path in (self.path(role, version) for version in self.versions(role))
+        }
+        for path in self.directory.glob(versions_name("*")):
+            if path.name not in named:
+                path.unlink()
 
 
 def _order(role: str) -> tuple[int, str]:

@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from composer.checksum import ContentDigest
 from composer.errors import ChecksumMismatch, NotFound
-from composer.jigdo.pointer import PointerEntry
+from composer.jigdo.pointer import MAX_VERSIONS, PointerEntry
 from composer.mirror.needs import Place, require_place
 from composer.net.fetch import Fetcher
 from composer.net.network import Network
 from composer.net.repository import Listing, fetch_record, read_listing
-from composer.net.statement import MAX_ROOT, role_of, start
-from composer.net.trust import DIRECTORY, Statement, read_statements
+from composer.net.statement import MAX_ROOT, STATEMENTS, role_of, start, versions_name
+from composer.net.trust import Statement, read_statements
 from composer.net.trust_store import TrustStore
 from composer.rpm.rpmmd import REPOMD, Record, check_record
 from composer.system.files import writing
@@ -94,6 +95,7 @@ def _read_signed(
         statements = read_statements(
             place.mirrors, store, ignore_expiry=root is None, network=network
         )
+        lists = _version_lists(fetcher, statements)
         roles = [*map(role_of, sorted(statements)), "targets", "snapshot", "timestamp", "root"]
         files = {}
         for role in roles:
@@ -101,13 +103,28 @@ def _read_signed(
             data = store.read(role) or (pinned if role == "root" else None)
             assert data is not None
             files[_location(role, data)] = data
-    newest = int(next(reversed(files)).removeprefix(f"{DIRECTORY}/").partition(".")[0])
+    newest = int(next(reversed(files)).removeprefix(f"{STATEMENTS}/").partition(".")[0])
     # Clients may have been given any of the roots before.
     last = files.popitem()
     for version in range(1, newest):
         if (data := _root(fetcher, version)) is not None:
-            files[f"{DIRECTORY}/{version}.root.json"] = data
-    return Signed(statements, files | dict([last]))
+            files[f"{STATEMENTS}/{version}.root.json"] = data
+    return Signed(statements, lists | files | dict([last]))
+
+
+def _version_lists(fetcher: Fetcher, statements: Mapping[str, Statement]) -> dict[str, bytes]:
+    """Fetch the lists that the statements name; one that lacks is in rpm-md, too."""
+    found = {}
+    for digest in sorted({one.versions for one in statements.values()} - {""}):
+        location = f"{STATEMENTS}/{versions_name(digest)}"
+        with suppress(NotFound):
+            data = fetcher.fetch_small(location, limit=MAX_VERSIONS)
+            if str(ContentDigest.of(data)) != digest:
+                raise ChecksumMismatch(
+                    what=location, expected=digest, actual=str(ContentDigest.of(data))
+                )
+            found[location] = data
+    return found
 
 
 @contextmanager
@@ -122,7 +139,7 @@ def _store(trust: Path | None, pinned: bytes) -> Iterator[TrustStore]:
 def _root(fetcher: Fetcher, version: int) -> bytes | None:
     try:
         return fetcher.fetch_small(
-            f"{DIRECTORY}/{version}.root.json", limit=MAX_ROOT, check=start, kind="trust"
+            f"{STATEMENTS}/{version}.root.json", limit=MAX_ROOT, check=start, kind="trust"
         )
     except NotFound:
         return None
@@ -130,8 +147,8 @@ def _root(fetcher: Fetcher, version: int) -> bytes | None:
 
 def _location(role: str, data: bytes) -> str:
     if role == "timestamp":
-        return f"{DIRECTORY}/timestamp.json"
-    return f"{DIRECTORY}/{int(json.loads(data)['signed']['version'])}.{role}.json"
+        return f"{STATEMENTS}/timestamp.json"
+    return f"{STATEMENTS}/{int(json.loads(data)['signed']['version'])}.{role}.json"
 
 
 def stage_records(fetcher: Fetcher, origin: Origin, directory: Path, staging: Path) -> list[str]:

@@ -24,7 +24,7 @@ from composer.mirror.lists import Lists, read_lists
 from composer.mirror.needs import require_place
 from composer.mirror.placing import Placed, Placer
 from composer.mirror.publish import describe_set, settle, with_free_location
-from composer.mirror.renewing import alone, find_locations
+from composer.mirror.renewing import alone, disk_told, find_locations
 from composer.mirror.repomd_signature import SIGNATURE, RepomdSigner
 from composer.mirror.set_rpm import sign_rpm, signers_of, signing_keys
 from composer.mirror.trust import Refreshed, require_begun
@@ -32,7 +32,6 @@ from composer.ostree.locking import Wait
 from composer.progress import Report, Step, silent
 from composer.rpm.package import PackageRef
 from composer.rpm.rpmmd import REPOMD, read_packages
-from composer.system.files import explained
 
 _SPARE = 16 << 20
 
@@ -85,23 +84,21 @@ def publish(
     Whatever fails leaves what clients see as it was.  Raises Busy where another process
     changes it, unless there is ``wait``.
     """
-    report(Step("read", item=", ".join(str(one) for one in (*sources, *options.packages))))
-    read = [read_source(one) for one in sources]
-    packages = [one for source in read for one in source.packages] + read_rpms(options.packages)
-    _make_directory(directory)
     for one in (*sources, *options.packages):
         if one.resolve() == directory.resolve():
-            raise UsageError(f"{one}: is the tree that is to be published into")
-    with alone(directory, wait):
-        _require_signers(directory, options)
-        return _Work(directory, options, report).run(read, packages)
-
-
-def _make_directory(directory: Path) -> None:
-    try:
+            raise UsageError(
+                f"{one}: is the tree that is to be published into",
+                hint="stage sets elsewhere: `set build --output STAGING`",
+            )
+    with disk_told(directory):
+        report(Step("read", item=", ".join(str(one) for one in (*sources, *options.packages))))
+        read = [read_source(one) for one in sources]
+        packages = [one for source in read for one in source.packages]
+        packages += read_rpms(options.packages)
         directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise explained(error, directory) from error
+        with alone(directory, wait):
+            _require_signers(directory, options)
+            return _Work(directory, options, report).run(read, packages)
 
 
 def _require_signers(directory: Path, options: PublishOptions) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from composer.checksum import ContentDigest
-from composer.errors import CommandFailed, FormatError, NoSpace, VerificationFailed
+from composer.errors import CommandFailed, ComposerError, FormatError, NoSpace, VerificationFailed
 from composer.jigdo.pointer import RECORD_TYPE, VERSIONS_TYPE
 from composer.mirror.keys import KeyDirectory
 from composer.mirror.known import KnownFiles
 from composer.mirror.lists import Lists, read_repomd
-from composer.mirror.repomd_signature import SIGNATURE, RepomdSigner, joined
+from composer.mirror.repomd_signature import SIGNATURE, RepomdSigner
 from composer.mirror.trust import Refreshed, open_ledger, prepare
-from composer.net.trust import DIRECTORY as STATEMENTS
+from composer.net.statement import STATEMENTS
 from composer.ostree.locking import Holder, Wait, alone_with
 from composer.rpm.rpmmd import REPOMD, Repomd, read_packages
 from composer.system.command import require_program, run
-from composer.system.files import explained, remove_tree, sync_directory, write_bytes
+from composer.system.files import exchange, explained, remove_tree, sync_directory, write_bytes
 
 _LOCK = ".jigdo-publish.lock"
 _WORK = ".repodata."
@@ -83,7 +84,7 @@ def renew(
     }
     clean(repository)
     old = read_repomd(repository)
-    with _full_disk_told(repository), _made_beside(repository) as place:
+    with disk_told(repository), _made_beside(repository) as place:
         repodata = _scan(repository, place, lists.revision, wanted, known)
         _add_lists(repodata, lists)
         _keep_others(repository, repodata)
@@ -109,10 +110,15 @@ def _made_beside(repository: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _full_disk_told(repository: Path) -> Iterator[None]:
-    """Give the errors of a full or broken disk their own kinds, whoever met them."""
+def disk_told(repository: Path) -> Iterator[None]:
+    """Give the errors of a full or broken disk, or another's, their own kinds, whoever met them."""
     try:
         yield
+    except PermissionError as error:
+        raise ComposerError(
+            f"{error.filename or repository}: permission denied",
+            hint="run it as the user to whom the tree belongs, who can read what is staged",
+        ) from error
     except OSError as error:
         raise explained(error, repository) from error
     except Exception as error:
@@ -126,7 +132,7 @@ def _full_disk_told(repository: Path) -> Iterator[None]:
 def clean(repository: Path) -> None:
     """Remove what a change that was killed has left half-written; the caller is alone."""
     for path in repository.glob(f"{_WORK}*"):
-        remove_tree(path)
+        shutil.rmtree(path, ignore_errors=True)  # a child of it may still write there
     for directory in (repository / "repodata", repository / STATEMENTS):
         for path in directory.glob(".*"):
             path.unlink()
@@ -244,7 +250,7 @@ def _edit(path: Path, records: list[Any]) -> None:
 
 
 def _switch(new: Path, repository: Path, signature: bytes | None) -> None:
-    """Move new files in beside the old ones, then repomd.xml, and its signature about it."""
+    """Move new files in beside the old ones, then repomd.xml, with its signature."""
     repodata = repository / "repodata"
     repodata.mkdir(exist_ok=True)
     current = (new / "repomd.xml").read_bytes()
@@ -253,16 +259,39 @@ def _switch(new: Path, repository: Path, signature: bytes | None) -> None:
             _sync(path)
             path.replace(repodata / path.name)
     sync_directory(repodata)
-    place = repository / SIGNATURE
-    if signature is not None:
-        # With the old one: whichever repomd.xml a client has read, there is one for it.
-        before = place.read_bytes() if place.exists() else b""
-        write_bytes(place, joined(before, signature) if before else signature)
-    write_bytes(repository / REPOMD, current)
-    if signature is not None:
-        write_bytes(place, signature)
-    else:
-        place.unlink(missing_ok=True)  # it is of the old one
+    if signature is None:
+        write_bytes(repository / REPOMD, current)
+        (repository / SIGNATURE).unlink(missing_ok=True)  # it is of the old one
+        return
+    (new / "repomd.xml").rename(new.parent / "repomd.xml")
+    (new.parent / "repomd.xml.asc").write_bytes(signature)
+    _switch_pair(new.parent, repodata)
+
+
+def _switch_pair(place: Path, repodata: Path) -> None:
+    """Replace repomd.xml and its signature at once: another directory with the same files.
+
+    Where the file system cannot do that, a moment lies between two renames.
+    """
+    pair = [place / "repomd.xml", place / "repomd.xml.asc"]
+    for path in pair:
+        _sync(path)
+    other = place / "other"
+    other.mkdir()
+    for path in sorted(repodata.iterdir()):
+        if path.is_file() and path.name not in (one.name for one in pair):
+            os.link(path, other / path.name)
+    for path in pair:
+        os.link(path, other / path.name)
+    shutil.copystat(repodata, other)
+    status = repodata.stat()
+    os.chown(other, status.st_uid, status.st_gid)
+    sync_directory(other)
+    if not exchange(other, repodata):
+        for path in pair:
+            path.replace(repodata / path.name)
+        sync_directory(repodata)
+    sync_directory(repodata.parent)
 
 
 def _drop(repository: Path, old: Repomd) -> None:

@@ -18,8 +18,7 @@ from composer.errors import ComposerError, UsageError
 from composer.jigdo.pointer import NO_VERSIONS, Pointer, PointerEntry, Versions, dump_entry
 from composer.mirror.keys import KeyDirectory
 from composer.mirror.ledger import DAYS, TOP_ROLES, Ledger, days_of
-from composer.net.statement import CUSTOM, CUSTOM_VERSIONS, MAX_REF, ref_of, role_of
-from composer.net.trust import DIRECTORY
+from composer.net.statement import CUSTOM, CUSTOM_VERSIONS, MAX_REF, STATEMENTS, ref_of, role_of
 
 if TYPE_CHECKING:
     from securesystemslib.signer import CryptoSigner
@@ -75,7 +74,7 @@ class RoleState:
 
 def is_signed(repository: Path) -> bool:
     """Tell whether a repository has signed statements."""
-    return (repository / DIRECTORY / "timestamp.json").is_file()
+    return (repository / STATEMENTS / "timestamp.json").is_file()
 
 
 def stated_locations(repository: Path) -> set[str]:
@@ -164,7 +163,7 @@ def _first_targets(keys: KeyDirectory, terms: Terms) -> Targets:
 
 def open_ledger(repository: Path) -> Ledger:
     """The metadata of a repository."""
-    return Ledger(repository / DIRECTORY)
+    return Ledger(repository / STATEMENTS)
 
 
 def refresh(
@@ -201,11 +200,15 @@ def prepare(
     work.root()
     work.delegations(pointer)
     for entry in pointer.entries:
+        others = versions.of(entry.ref)
+        if others.entries:
+            ledger.keep_list(others.dump())
         work.ref(entry.ref, _target(entry, versions.digest(entry.ref)))
     for ref in sorted(work.known() - {entry.ref for entry in pointer.entries}):
         work.ref(ref, None)
     work.snapshot()
     work.timestamp()
+    work.require_valid()
     return Refreshed(ledger.staged(), work.expires(), tuple(work.due))
 
 
@@ -276,10 +279,22 @@ class _Refreshing:
 
     def expires(self) -> datetime:
         """Until when a client believes all of it."""
+        return min(self._periods().values())
+
+    def require_valid(self) -> None:
+        """Refuse to sign what no client would believe, because another role's time is over."""
+        over = {role: time for role, time in self._periods().items() if time <= self._now}
+        if over:
+            raise ComposerError(
+                f"{', '.join(over)}: expired, and cannot be signed with the keys that are here",
+                details=[f"{role}: on {time:%Y-%m-%d %H:%M} UTC" for role, time in over.items()],
+                hint="bring the keys of these roles to the directory of --tuf-keys, and run "
+                "`mirror refresh`: clients believe nothing until then",
+            )
+
+    def _periods(self) -> dict[str, datetime]:
         roles = [*TOP_ROLES, *map(role_of, sorted(self.known()))]
-        found = [one for role in roles if (one := self.ledger.newest(role))]
-        first: datetime = min(one.signed.expires for one in found)
-        return first
+        return {role: one.signed.expires for role in roles if (one := self.ledger.newest(role))}
 
     def _stage(self, role: str, signed: Any) -> None:
         signed.version += 1

@@ -31,8 +31,8 @@ from composer.net.packages import fetch_packages
 from composer.net.probing import Probe, Probed, probe
 from composer.net.repository import Listing, read_listing, read_packages_of
 from composer.net.sets import open_published
-from composer.net.statement import MAX_ROOT, Expired
-from composer.net.trust import DIRECTORY, Statement, read_statements
+from composer.net.statement import MAX_ROOT, STATEMENTS, Expired
+from composer.net.trust import Statement, read_statements
 from composer.net.trust_store import TrustStore
 from composer.progress import Report, Step, silent
 from composer.rpm.package import RETAINED_DIRECTORY, PackageRef
@@ -129,7 +129,7 @@ class _Verification:
 
     def _read_statements(self, fetcher: Fetcher) -> None:
         root = self._options.root
-        location = f"{DIRECTORY}/1.root.json"
+        location = f"{STATEMENTS}/1.root.json"
         if root is None:
             try:
                 root = fetcher.fetch_small(location, limit=MAX_ROOT)
@@ -151,7 +151,7 @@ class _Verification:
                     return
                 except (NotFound, VerificationFailed) as error:
                     if not ignored or not isinstance(error, Expired):
-                        self._wrong(f"{DIRECTORY}/", error)
+                        self._wrong(f"{STATEMENTS}/", error)
                     if not isinstance(error, Expired):
                         return
 
@@ -182,10 +182,10 @@ class _Verification:
         if pointed != entry:
             other = f"{pointed.version}, {pointed.location}" if pointed else "none"
             text = f"{ref}: the statements name {entry.version}, {entry.location}, the pointer "
-            self._problems.append(Problem("untrusted", f"{DIRECTORY}/", text + other))
+            self._problems.append(Problem("untrusted", f"{STATEMENTS}/", text + other))
         elif str(self._listing.versions.digest(ref) or "") != statement.versions:
             text = f"{ref}: the list of its versions is not the one that is signed for"
-            self._problems.append(Problem("untrusted", f"{DIRECTORY}/", text))
+            self._problems.append(Problem("untrusted", f"{STATEMENTS}/", text))
 
     def _add_records(self) -> None:
         assert self._listing is not None

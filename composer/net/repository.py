@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
+from composer.checksum import ContentDigest
 from composer.errors import FormatError, NotFound, VerificationFailed
 from composer.jigdo.pointer import (
     MAX_POINTER,
@@ -27,7 +28,7 @@ from composer.jigdo.pointer import (
 )
 from composer.net.fetch import Fetcher
 from composer.net.location import safe_location
-from composer.net.statement import Untrusted
+from composer.net.statement import STATEMENTS, Untrusted, versions_name
 from composer.rpm.package import PackageRef
 from composer.rpm.rpmmd import (
     MAX_PACKED,
@@ -115,16 +116,35 @@ def find_signed_version(
 
     Raises NotFound when it has no such set, Untrusted when the list is another.
     """
-    versions = read_versions(fetcher) if digest else Versions()
-    if str(versions.digest(newest.ref) or "") != digest:
-        raise Untrusted(
-            f"{newest.ref}: the list of its versions is not the one that is signed for",
-            details=[f"from {fetcher.mirrors}"],
-            hint="a mirror may be in the middle of copying: try again later, or another one; "
-            "the publisher signs anew with `mirror refresh`",
-        )
-    others = [one for one in versions.entries if one.ref == newest.ref]
-    return find_version(newest, others, wanted)
+    versions = _read_signed_versions(fetcher, newest.ref, digest) if digest else Versions()
+    return find_version(newest, versions.entries, wanted)
+
+
+def _read_signed_versions(fetcher: Fetcher, ref: str, digest: str) -> Versions:
+    """Read the list from beside the statements, or from rpm-md where a copy has that alone."""
+
+    def check(data: bytes) -> None:
+        if str(ContentDigest.of(data)) != digest:
+            raise _other_list(fetcher, ref)
+
+    location = f"{STATEMENTS}/{versions_name(digest)}"
+    try:
+        data = fetcher.fetch_small(location, limit=MAX_VERSIONS, check=check)
+    except (NotFound, VerificationFailed):
+        found = read_versions(fetcher).of(ref)
+        if str(found.digest(ref) or "") != digest:
+            raise _other_list(fetcher, ref) from None
+        return found
+    return _checked(parse_versions(data))
+
+
+def _other_list(fetcher: Fetcher, ref: str) -> Untrusted:
+    return Untrusted(
+        f"{ref}: the list of its versions is not the one that is signed for",
+        details=[f"from {fetcher.mirrors}"],
+        hint="a mirror may be in the middle of copying: try again later, or another one; "
+        "the publisher signs anew with `mirror refresh`",
+    )
 
 
 def read_pointer(fetcher: Fetcher) -> Pointer:
@@ -157,14 +177,18 @@ def _read_versions(fetcher: Fetcher, repomd: Repomd) -> Versions:
 _List = TypeVar("_List", Pointer, Versions)
 
 
+def _checked(found: _List) -> _List:
+    for entry in found.entries:
+        safe_location(entry.location)
+    return found
+
+
 def _fetch_list(
     fetcher: Fetcher, record: Record, limit: int, parse: Callable[[bytes], _List]
 ) -> _List:
     def read(packed: bytes) -> _List:
         try:
-            found = parse(unpack_small(packed, record, limit=limit))
-            for entry in found.entries:
-                safe_location(entry.location)
+            found = _checked(parse(unpack_small(packed, record, limit=limit)))
         except VerificationFailed as error:
             raise error.within(record.location) from None
         return found

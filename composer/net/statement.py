@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tuf.api.metadata import Targets
     from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
+STATEMENTS = "tuf"
+"""The directory of signed statements, below a repository's base."""
+
 CUSTOM = "jigdo"
 CUSTOM_VERSIONS = "jigdo-versions"
 MAX_REF = 200
@@ -173,6 +176,11 @@ def entry_of(ref: str, targets: Targets, signed: Targets) -> PointerEntry:
         return _entry_of(ref, targets, signed)
     except FormatError as error:
         raise Untrusted(f"{role}: {error.message}", details=error.details, hint=STALE) from error
+
+
+def versions_name(digest: object) -> str:
+    """Return the name of the file that has the list of other versions with this digest."""
+    return f"{digest}.versions.json"
 
 
 def versions_of(signed: Targets) -> str:

@@ -22,6 +22,7 @@ from composer.net.network import Limits, Network, Way
 from composer.net.statement import (
     MAX_ROOT,
     STALE,
+    STATEMENTS,
     Expired,
     Untrusted,
     delegated_refs,
@@ -39,7 +40,6 @@ from composer.net.trust_store import TrustStore
 if TYPE_CHECKING:
     from tuf.api.metadata import Targets
 
-DIRECTORY = "tuf"
 _MAX_TIMESTAMP = 8 << 10
 _MAX_OTHER = 4 << 20
 _MAX_ROOTS = 256
@@ -265,7 +265,7 @@ class _Reading:
         return True
 
     def _fetch(self, name: str, limit: int) -> bytes:
-        return self._fetcher.fetch_small(f"{DIRECTORY}/{name}.json", limit=limit)
+        return self._fetcher.fetch_small(f"{STATEMENTS}/{name}.json", limit=limit)
 
     def _judge(self, role: str, data: bytes, update: Callable[[bytes], object]) -> None:
         """Let python-tuf judge; what it says becomes an error that says what to do."""

@@ -5,6 +5,7 @@ Rule kept here: write beside the destination, flush to disk, rename.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from composer.errors import ComposerError, NoSpace
+
+_AT_FDCWD, _EXCHANGE = -100, 2  # linux/fs.h
 
 DISK_HINT = (
     "see the kernel's log (dmesg); once it works, run the same command again, and prove what is "
@@ -63,6 +66,22 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Let two files or directories of one file system change places, at once.
+
+    Returns False where the file system cannot do that; raises OSError.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if not renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _EXCHANGE):
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV, errno.EBUSY):
+        return False
+    raise OSError(number, os.strerror(number), str(second))
 
 
 def explained(error: OSError, path: Path) -> Exception:

@@ -77,6 +77,15 @@ static int in_scope(int fd, const char *path)
     return !strncmp(place, state->scope, strlen(state->scope));
 }
 
+/* With the command its child ends, if it was that one's call. */
+__attribute__((noreturn)) static void die(void)
+{
+    kill(state->pid, SIGKILL);
+    kill(getpid(), SIGKILL);
+    for (;;)
+        pause();
+}
+
 /* Returns what the call has to do: 0 all of it, -1 half of it, else the errno to fail with. */
 static int enter(const char *name, int is_read, int fd, const char *path)
 {
@@ -105,17 +114,9 @@ static int enter(const char *name, int is_read, int fd, const char *path)
         return state->error;
     if (state->action == TEAR)
         return -1;
-    kill(state->pid, SIGKILL);
-    for (;;)
-        pause();
+    die();
 }
 
-static void end(void)
-{
-    kill(state->pid, SIGKILL);
-    for (;;)
-        pause();
-}
 
 /* A call that is done or not done.  Half of it: the process ends after it. */
 #define CALL(type, name, is_read, fd, path, parameters, arguments)                                 \
@@ -131,7 +132,7 @@ static void end(void)
         }                                                                                          \
         type done = real arguments;                                                                \
         if (what < 0)                                                                              \
-            end();                                                                                 \
+            die();                                                                                 \
         return done;                                                                               \
     }
 
@@ -151,7 +152,7 @@ static void end(void)
             size /= 2;                                                                             \
         ssize_t done = real arguments;                                                             \
         if (what < 0)                                                                              \
-            end();                                                                                 \
+            die();                                                                                 \
         return done;                                                                               \
     }
 
@@ -220,7 +221,7 @@ CALL(ssize_t, pread64, 1, fd, NULL, (int fd, void *data, size_t size, off64_t at
             return what;                                                                           \
         int done = real(fd, at, size);                                                             \
         if (what < 0)                                                                              \
-            end();                                                                                 \
+            die();                                                                                 \
         return done;                                                                               \
     }
 
@@ -249,7 +250,7 @@ ALLOCATE(posix_fallocate64, off64_t)
         }                                                                                          \
         int done = real arguments;                                                                 \
         if (what < 0)                                                                              \
-            end();                                                                                 \
+            die();                                                                                 \
         return done;                                                                               \
     }
 

@@ -16,16 +16,21 @@ from typing import Any
 _MODULES = (
     "composer.cli.console",
     "composer.cli.deploy",
+    "composer.cli.mirror",
     "composer.cli.pull",
     "composer.cli.repo",
     "composer.client.pulling",
     "composer.client.repairing",
+    "composer.mirror.publishing",
     "composer.sysroot.deploying",
     "composer.sysroot.ordering",
+    "createrepo_c",
+    "cryptography.hazmat.primitives.asymmetric.ed25519",
     "gi.repository.Gio",
     "gi.repository.GLib",
     "pycurl",
     "rpm",
+    "tuf.api.metadata",
 )
 _PID = 8  # the field of faults.c's struct
 

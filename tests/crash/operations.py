@@ -7,6 +7,7 @@ fast file system for faults, to one on a loop device for power cuts.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Protocol
 
 from composer.sysroot.sysroot import Sysroot
-from tests.client.published import MINIMAL, Published, fsck, staged_objects
+from tests.client.published import BASE, MINIMAL, Published, fsck, staged_objects
 from tests.client.pulling import REMOTE
 from tests.commands import jigdo, ostree
+from tests.mirror.reading import by_rpm_md, by_statements
 from tests.net.lying_mirror import LyingMirror
 from tests.sysroot.conftest import FILES, KERNEL, OS, REF, Scene
 
@@ -210,6 +212,50 @@ def in_sysroots(no_remotes: Path) -> list[InSysroot]:
         InSysroot("rollback", 2, ("rollback",), 1),
         InSysroot("undeploy", 2, ("undeploy", "1"), 2),
     ]
+
+
+@dataclass
+class InTree:
+    """Publishing generation 2 over generation 1, both signed by statements."""
+
+    name: str
+    published: Published
+    keys: Path
+    repeatable: bool = True
+
+    def prepare(self, root: Path) -> None:
+        tree = self._tree(root)
+        jigdo("mirror", "publish", self.published.root / "mirror1", tree)
+        if not self.keys.exists():
+            jigdo("mirror", "keys", "init", tree, "--tuf-keys", self.keys)
+            shutil.copytree(tree / "tuf", self.keys.with_name("statements"))
+        else:
+            shutil.copytree(self.keys.with_name("statements"), tree / "tuf")
+        mirror = self.published.root / "mirror2"
+        subprocess.run(["cp", "-a", mirror, root / "staged"], check=True)
+
+    def words(self, root: Path) -> list[str]:
+        words = ["mirror", "publish", root / "staged", self._tree(root), "--tuf-keys", self.keys]
+        return list(map(str, words))
+
+    def check(self, root: Path) -> bool:
+        tree = self._tree(root)
+        first = (self.keys.with_name("statements") / "1.root.json").read_bytes()
+        listed, stated = by_rpm_md(tree), by_statements(tree, first)
+        for state in (listed, stated):
+            assert state in (_PUBLISHED[1], _PUBLISHED[2]), state
+        # Where the two differ, what both name is there: they have been followed.
+        return listed == stated == _PUBLISHED[2]
+
+    @staticmethod
+    def _tree(root: Path) -> Path:
+        return root / "www"
+
+
+_PUBLISHED = {
+    1: ((BASE, "1", ()), (MINIMAL, "1", ())),
+    2: ((BASE, "1.1", ("1",)), (MINIMAL, "1.1", ("1",))),
+}
 
 
 def landed_objects(repo: Path) -> set[str]:

@@ -27,7 +27,7 @@ from tests.crash.layer import (
     Fault,
     Runner,
 )
-from tests.crash.operations import Moved, Operation, in_repositories, in_sysroots
+from tests.crash.operations import InTree, Moved, Operation, in_repositories, in_sysroots
 from tests.net.lying_mirror import LyingMirror
 
 _RANDOM = int(os.environ.get("JIGDO_CRASH_RANDOM", "100" if ALL else "2"))
@@ -76,6 +76,7 @@ def scenes(published: Published, env: dict[str, str], fast: Path, runner: Runner
     """Gives the scene of an operation, by name; made once."""
     known: dict[str, Operation] = {one.name: one for one in in_repositories(published, env)}
     known |= {one.name: one for one in in_sysroots(fast / "no-remotes")}
+    known["publish"] = InTree("publish", published, fast / "keys")
     made: dict[str, Scene] = {}
 
     def make(name: str) -> Scene:
@@ -117,7 +118,7 @@ _FAULTS = {"kill": KILL, "tear": TEAR, "full": NO_SPACE, "eio": IO_ERROR, "read"
 
 @pytest.mark.parametrize("share", range(_SHARES))
 @pytest.mark.parametrize("kind", _FAULTS)
-@pytest.mark.parametrize("name", [*_REPOSITORY, *_SYSROOT])
+@pytest.mark.parametrize("name", [*_REPOSITORY, *_SYSROOT, "publish"])
 def test_fault_at_any_call_leaves_the_old_or_the_new(
     name: str,
     kind: str,

@@ -70,11 +70,12 @@ def pointer_of(repository: Path) -> Pointer:
 
 
 def tree(directory: Path) -> dict[str, bytes]:
-    """All files below ``directory``."""
+    """All files below ``directory`` that readers may see."""
+    found = ((p, p.relative_to(directory).as_posix()) for p in sorted(directory.rglob("*")))
     return {
-        path.relative_to(directory).as_posix(): path.read_bytes()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
+        place: path.read_bytes()
+        for path, place in found
+        if path.is_file() and not place.startswith(".jigdo-publish")
     }
 
 
