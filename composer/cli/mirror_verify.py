@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from composer.cli.console import Console, json_option
+from composer.cli.executors import OpenedExecutor, executor_options
 from composer.cli.network import connection_options
 from composer.cli.text import human_bytes, human_seconds, plain
 from composer.errors import (
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from composer.mirror.verdicts import Behind, Problem, Verified
     from composer.mirror.verifying import Prove
     from composer.net.network import Way
+    from composer.system.executors import Farm
 
 _MOST_LINES = 20
 _STATUS = {
@@ -92,6 +95,7 @@ root_option = click.option(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Where --proof has its temporary repository.",
 )
+@executor_options
 @connection_options
 @json_option
 @click.pass_obj
@@ -106,6 +110,7 @@ def verify(
     tuf_root: Path | None,
     max_lag: float,
     workdir: Path | None,
+    opened: OpenedExecutor,
     connection: dict[str, object],
     as_json: bool,
 ) -> None:
@@ -133,14 +138,14 @@ def verify(
         root=tuf_root.read_bytes() if tuf_root else None,
         full=full,
         all_packages=all_packages,
-        prove=_prover({name: one.url for name, one in elsewhere.items()}, way, workdir)
-        if proof
-        else None,
         way=way,
         now=now,
     )
     places = [Place.of(text) for text in mirrors]
-    with console.progress(as_json=as_json) as report:
+    with opened(console) as farm, console.progress(as_json=as_json) as report:
+        if proof:
+            bases = {name: one.url for name, one in elsewhere.items()}
+            options = replace(options, prove=_prover(bases, way, workdir, farm))
         found = [verify_mirror(place, options, report) for place in places]
     lags = [behind(one, found) for one in found]
     late = [any(now - lag.since > timedelta(hours=max_lag) for lag in one) for one in lags]
@@ -177,19 +182,23 @@ def way_of(connection: dict[str, object]) -> Way:
     )
 
 
-def _prover(repositories: dict[str, str], way: Way, workdir: Path | None) -> Prove:
+def _prover(
+    repositories: dict[str, str], way: Way, workdir: Path | None, farm: Farm | None
+) -> Prove:
     from composer.checksum import ObjectChecksum
-    from composer.client.rebuilding import rebuild
+    from composer.client.rebuilding import rebuild_all
     from composer.mirror.needs import Place
 
-    def prove(place: Place, entry: PointerEntry) -> ObjectChecksum:
-        return rebuild(
+    def prove(
+        place: Place, entries: Sequence[PointerEntry]
+    ) -> Iterator[ObjectChecksum | ComposerError]:
+        return rebuild_all(
             place.url,
-            entry.ref,
-            str(entry.commit),
+            [(entry.ref, str(entry.commit)) for entry in entries],
             repositories=repositories,
             way=way,
             workdir=workdir,
+            farm=farm,
         )
 
     return prove

@@ -38,8 +38,8 @@ from composer.progress import Report, Step, silent
 from composer.rpm.package import RETAINED_DIRECTORY, PackageRef
 from composer.rpm.rpmmd import REPOMD
 
-Prove = Callable[[Place, PointerEntry], ObjectChecksum]
-"""Reassembles a version from a mirror; returns the checksum of the commit that came out."""
+Prove = Callable[[Place, Sequence[PointerEntry]], Iterator[ObjectChecksum | ComposerError]]
+"""Reassembles versions from a mirror; yields the commit that came out of each, or why none did."""
 
 _OWN = ""
 _WRONG = (NotFound, FetchFailed, VerificationFailed)
@@ -336,16 +336,15 @@ class _Verification:
     def _prove(self) -> None:
         if self._options.prove is None:
             return
+        entries = [version.entry for version in self._versions]
+        results = self._options.prove(self._place, entries)
         for number, version in enumerate(self._versions):
-            entry = version.entry
-            self._report(Step("prove", number, len(self._versions), "versions", version.name))
-            reason = ""
-            try:
-                commit = self._options.prove(self._place, entry)
-                if commit != entry.commit:
-                    reason = f"it came to {commit} instead of {entry.commit}"
-            except ComposerError as error:
-                reason = "; ".join([error.message, *error.details])
+            self._report(Step("prove", number, len(entries), "versions", version.name))
+            entry, result, reason = version.entry, next(results), ""
+            if isinstance(result, ComposerError):
+                reason = "; ".join([result.message, *result.details])
+            elif result != entry.commit:
+                reason = f"it came to {result} instead of {entry.commit}"
             self._proofs.append(Proof(entry, reason))
             if reason:
                 problem = Problem("unproven", entry.location, reason, "", (version.name,))

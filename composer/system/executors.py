@@ -259,12 +259,14 @@ class Work(Generic[Item, Result]):
     ``load`` returns the arguments of ``function``, all that a worker needs, and about how many
     bytes they are; None to have the item done ``here``.  ``judge`` returns the result, or
     raises anything where it is not what it should be: then ``here`` does it (in a thread).
+    ``patience`` is how many seconds one may take at least.
     """
 
     function: Callable[..., Any]
     load: Callable[[Item], tuple[tuple[Any, ...], int] | None]
     judge: Callable[[Item, tuple[Any, ...], Any], Result]
     here: Callable[[Item], Result]
+    patience: float = 0.0
 
 
 @dataclass(slots=True)
@@ -360,7 +362,7 @@ class _Spread(Generic[Item, Result]):
                 self._finish(one, one.here.result())
             elif one.there is not None and one.there.done():
                 self._judge(one)
-        late = max(_PATIENCE, _SLOWER * self._slowest)
+        late = max(_PATIENCE, self._work.patience, _SLOWER * self._slowest)
         for one in self._out:
             busy = sum(o.here is not None and not o.done for o in self._out)
             if busy >= self._workers:

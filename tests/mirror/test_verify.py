@@ -25,7 +25,10 @@ from tests.client.published import (
 from tests.client.pulling import run_here
 from tests.client.test_pull_resigned import sign
 from tests.commands import jigdo
+from tests.farms import Cluster, farm_cluster
 from tests.net.lying_mirror import LyingMirror
+
+__all__ = ("farm_cluster",)
 
 _SCHEMA = Path(__file__).resolve().parents[2] / "docs/mirror-verify.schema.json"
 _CHECKER = jsonschema.Draft202012Validator(json.loads(_SCHEMA.read_text()))
@@ -197,6 +200,31 @@ def test_version_that_does_not_come_out_is_unproven(directory: Path, published: 
     [row] = verified(directory, "--proof", "--ref", f"{MINIMAL}@1.1", status=3)
     assert [one["kind"] for one in row["problems"]] == ["unproven"]
     assert row["proofs"][0]["reason"]
+
+
+def test_proofs_on_a_cluster_side_by_side(mirror: LyingMirror, farm_cluster: Cluster) -> None:
+    words = ("mirror", "verify", mirror.url, "--proof", "--executor", farm_cluster.url, "--json")
+    done = run_here(*words)
+    assert done.status == 0, done.err
+    assert "were done here" not in done.err
+    [row] = done.document["mirrors"]
+    assert len(row["proofs"]) == 4
+    assert not any(one["reason"] for one in row["proofs"])
+
+
+def test_proof_that_fails_on_a_cluster_is_tried_here(
+    mirror: LyingMirror, published: Published, farm_cluster: Cluster
+) -> None:
+    location = package(published)
+    data = bytearray((mirror.directory / location).read_bytes())
+    data[len(data) // 2] ^= 1
+    put(mirror.directory / location, bytes(data))
+    words = ("mirror", "verify", mirror.url, "--proof", "--ref", f"{MINIMAL}@1.1", "--json")
+    done = run_here(*words, "--executor", farm_cluster.url)
+    assert done.status == 3
+    [row] = done.document["mirrors"]
+    assert [one["kind"] for one in row["problems"]] == ["unproven"]
+    assert "1 of 1 tasks were done here instead" in done.err
 
 
 def test_mirrors_side_by_side_show_who_is_behind(directory: Path, published: Published) -> None:
