@@ -11,6 +11,7 @@ import click
 from composer.cli.console import Console, json_option
 from composer.cli.mirror_keys import keys, refresh
 from composer.cli.mirror_publish import publish
+from composer.cli.mirror_site import site
 from composer.cli.mirror_sync import sync
 from composer.cli.mirror_verify import verify
 
@@ -23,6 +24,7 @@ def mirror() -> None:
 mirror.add_command(keys)
 mirror.add_command(publish)
 mirror.add_command(refresh)
+mirror.add_command(site)
 mirror.add_command(sync)
 mirror.add_command(verify)
 

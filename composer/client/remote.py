@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,15 +19,15 @@ from itertools import chain
 from pathlib import Path
 
 from composer.client.remote_file import Document, Trust, validated
-from composer.errors import CommandFailed, FormatError, NotFound, UsageError
+from composer.errors import FormatError, NotFound, UsageError
 from composer.net.archive import Archive
 from composer.net.bundle import Bundle
 from composer.net.location import Mirrors
 from composer.net.network import Limits, Network, Way, origin
 from composer.net.statement import PinnedRoot, read_root
 from composer.net.trust_store import TrustStore, forget
+from composer.ostree.keyring import read_keys
 from composer.ostree.signature import require_ed25519
-from composer.system.command import require_program, run
 from composer.system.files import write_bytes
 
 SYSTEM = Path("/etc/jigdo-composer")
@@ -126,7 +125,7 @@ def add_remote(
             f"remote {name} exists already", hint="--replace writes it anew, with all it needs"
         )
     chosen = _chosen(name, trust, gpg=bool(keys or ed25519_keys), tuf=tuf_root is not None)
-    ring, fingerprints = _pin(keys)
+    ring, fingerprints = read_keys(keys)
     if ed25519_keys:
         require_ed25519()
     root = read_root(tuf_root) if tuf_root else None
@@ -216,33 +215,6 @@ def parse_archives(texts: Iterable[str]) -> tuple[str, ...]:
         return tuple(str(Archive.parse(as_url(text))) for text in texts)
     except ValueError as error:
         raise UsageError(f"--archive: {error}") from None
-
-
-def _pin(keys: Sequence[Path]) -> tuple[bytes, tuple[str, ...]]:
-    """Return a keyring of the keys in the files, and the fingerprints of its primary keys."""
-    if not keys:
-        return b"", ()
-    require_program("gpg", package="gnupg")
-    with tempfile.TemporaryDirectory(prefix="jigdo-keys.") as home:
-        gpg = ["gpg", "--homedir", home, "--batch", "--no-autostart"]
-        for key in keys:
-            try:
-                run([*gpg, "--import", str(key.resolve())])
-            except CommandFailed as error:
-                raise UsageError(f"{key}: no GPG key in it", details=error.details) from error
-        listing = run([*gpg, "--with-colons", "--list-keys"]).decode()
-        return run([*gpg, "--export"]), tuple(_fingerprints(listing))
-
-
-def _fingerprints(listing: str) -> Iterable[str]:
-    primary = False
-    for line in listing.splitlines():
-        fields = line.split(":")
-        if fields[0] in ("pub", "sub"):
-            primary = fields[0] == "pub"
-        elif fields[0] == "fpr" and primary:
-            yield fields[9]
-            primary = False
 
 
 def writable_place(config_dir: Path | None) -> Path:

@@ -152,7 +152,7 @@ def examine(
     def name(objects: Collection[ObjectChecksum]) -> list[str]:
         return [*islice(paths_of(start.commit.tree, dirtree, objects), MOST_NAMED)]
 
-    planner = _Planner(
+    planner = Planner(
         jigdo,
         deltas,
         contents,
@@ -192,7 +192,7 @@ def _offered_contents(jigdo: JigdoSet, contents: Contents) -> Contents:
     return contents.without(lacking) if lacking else contents
 
 
-class _Planner:
+class Planner:
     """Plans with what was read of a set, and again when some of it came to nothing."""
 
     def __init__(

@@ -122,11 +122,11 @@ def weigh(jigdo: JigdoSet) -> SetBytes:
         for number, package in enumerate(jigdo.head.packages)
     ]
     return SetBytes(
-        sections=tuple(_sections(jigdo)),
+        sections=tuple(sections(jigdo)),
         index_bytes=jigdo.place.size,
         packages=tuple(packages),
         other=Share("", 0, patches.bytes[_NOBODY], patches.count[_NOBODY]),
-        frame_codecs=tuple(_frame_codecs(jigdo)),
+        frame_codecs=tuple(frame_codecs(jigdo)),
         patch_codecs=tuple(patches.codecs()),
         bases=tuple(_bases(jigdo, tables)),
     )
@@ -149,7 +149,8 @@ def _count_objects(jigdo: JigdoSet, root: ObjectChecksum) -> int:
     return len(ordinals)
 
 
-def _sections(jigdo: JigdoSet) -> Iterator[Section]:
+def sections(jigdo: JigdoSet) -> Iterator[Section]:
+    """Yield all kinds of frames; reads nothing."""
     for kind in Kind:
         frames = list(jigdo.index.of(kind))
         yield Section(
@@ -160,7 +161,8 @@ def _sections(jigdo: JigdoSet) -> Iterator[Section]:
         )
 
 
-def _frame_codecs(jigdo: JigdoSet) -> Iterator[CodecShare]:
+def frame_codecs(jigdo: JigdoSet) -> Iterator[CodecShare]:
+    """Yield the codecs of frames; reads nothing."""
     frames: dict[str, list[Frame]] = {}
     for kind in Kind:
         for frame in jigdo.index.of(kind):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 # Positions in what GpgVerifyResult.get_all() gives (ostree-gpg-verify-result.h).
 _VALID, _EXPIRED, _KEY_EXPIRED, _REVOKED, _MISSING, _FINGERPRINT = 0, 1, 2, 3, 4, 5
-_PRIMARY = 12
+_TIME, _PRIMARY = 6, 12
 
 
 class BadSignature(VerificationFailed):
@@ -48,6 +49,38 @@ def require_signature(
         details=reasons,
         hint="if the publisher changed keys, add the new one with `remote add --gpg-key`",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureState:
+    """A GPG signature as it stands: by which key (its fingerprint, or id), when, and how good.
+
+    ``state`` is good, or what is wrong with it: unknown (no such key), expired, revoked, wrong.
+    """
+
+    key: str
+    time: int
+    state: str
+
+
+def signature_states(
+    repo: Repository, commit: bytes, detached: bytes, *, keyring: Path
+) -> list[SignatureState]:
+    """Look at the GPG signatures over a commit object, by the keys of ``keyring``.
+
+    The arguments are as in :func:`require_signature`; a keyring may be empty.  Raises
+    BadSignature where none can be read.
+    """
+    signatures = _signatures(detached)
+    found = []
+    for details in _checked(repo, commit, signatures, keyring) if signatures else ():
+        primary = str(details[_PRIMARY] or details[_FINGERPRINT]).upper()
+        state = "good" if details[_VALID] else _reason(details, primary, {primary})
+        if details[_MISSING]:
+            state = "unknown"
+        state = state.removeprefix("the key is ")
+        found.append(SignatureState(primary, int(details[_TIME]), state))
+    return found
 
 
 def require_ed25519() -> None:

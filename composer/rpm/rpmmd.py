@@ -296,7 +296,7 @@ def _parse_primary(primary: Path, each: Callable[[Any], object]) -> None:
     import createrepo_c
 
     with primary.open("rb") as stream:
-        _check_xml(stream)
+        require_harmless(stream, "primary.xml")
     failed: list[Exception] = []
 
     def call(package: Any) -> None:
@@ -312,19 +312,19 @@ def _parse_primary(primary: Path, each: Callable[[Any], object]) -> None:
         raise failed[0] if failed else FormatError(f"primary.xml: {error}") from error
 
 
-def _check_xml(stream: BinaryIO) -> None:
+def require_harmless(stream: BinaryIO, what: str) -> None:
     """Refuse XML that createrepo_c must not see; rpm-md is UTF-8 and has no document type.
 
     It dies (SIGSEGV) of some damaged documents in an encoding that libxml2 converts.
     """
     head = stream.read(_CHUNK)
     if not _XML.match(head):
-        raise FormatError("primary.xml: not XML in UTF-8")
+        raise FormatError(f"{what}: not XML in UTF-8")
     last = b""
     while head:
         # It has to stand before the first element, but comments of any length may too.
         if _DOCTYPE in last + head:
-            raise FormatError("primary.xml: has a document type, which rpm-md never has")
+            raise FormatError(f"{what}: has a document type, which rpm-md never has")
         last, head = head[1 - len(_DOCTYPE) :], stream.read(_CHUNK)
 
 

@@ -1,0 +1,1 @@
+"""The static site of a repository: what is published there, for people."""
