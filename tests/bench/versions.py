@@ -21,8 +21,8 @@ from typing import Any
 
 from composer.checksum import ObjectChecksum
 from composer.jigdo.tree import Ordinals, walk
+from composer.mirror.lists import read_lists
 from composer.mirror.making import open_set
-from composer.mirror.publish import published_sets
 from composer.ostree.repo import Repository
 
 REF = "bench/x86_64/server"
@@ -82,7 +82,7 @@ def _owners(
     output = work / "owners" / str(commit)[:8]
     (repo.path / "refs/heads/owners").write_text(f"{commit}\n")
     _build(repo.path, packages, output, work / "cache", ref="owners")
-    [entry] = published_sets(output)
+    [entry] = read_lists(output).entries
     jigdo = open_set(output / entry.location)
     start, _, headers, _ = jigdo.read_start()
     ordinals = Ordinals()

@@ -10,7 +10,7 @@ from typing import Any
 from composer.errors import NotFound
 from composer.jigdo.between import Cost
 from composer.jigdo.pointer import PointerEntry
-from composer.mirror.publish import current_pointer, current_versions
+from composer.mirror.lists import read_lists
 from composer.mirror.site.costs import Costs, lists_bytes, update_costs
 from composer.mirror.site.history import Timeline, known_advisories
 from composer.mirror.site.naming import slugs
@@ -156,7 +156,8 @@ def collect(
 
 def _entries(repository: Path) -> tuple[list[PointerEntry], tuple[str, ...]]:
     """List the sets, by ref, the oldest first and the newest last; and those that are gone."""
-    newest, others = current_pointer(repository).entries, current_versions(repository).entries
+    lists = read_lists(repository)
+    newest, others = lists.pointer.entries, lists.versions.entries
     every = sorted([*others, *newest], key=lambda one: one.ref)  # the newest behind the others
     here = [entry for entry in every if (repository / entry.location).is_file()]
     if not here:
