@@ -35,9 +35,7 @@ _REPOSITORY = click.argument(
 
 @click.command()
 @_REPOSITORY
-@click.option(
-    "--keep", default=0, type=click.IntRange(1), metavar="N", help="Keep the N newest of each ref."
-)
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep the N newest of each ref.")
 @click.option(
     "--keep-within", metavar="SPAN", help="Keep what was made within this time: 12h, 90d, 8w, 2y."
 )
@@ -84,7 +82,7 @@ _REPOSITORY = click.argument(
 def prune(
     console: Console,
     repository: Path,
-    keep: int,
+    keep: int | None,
     keep_within: str | None,
     tags: tuple[str, ...],
     refs: tuple[str, ...],
@@ -117,7 +115,7 @@ def prune(
         return
     options = PruneOptions(
         rules=Rules(
-            keep,
+            keep or 0,
             parse_span(keep_within) if keep_within is not None else None,
             frozenset(tags),
             frozenset(refs),

@@ -184,10 +184,10 @@ def _plan(
     needs = read_needs(repository, (one.entry for one in verdicts))
     kept = [need for need, verdict in zip(needs, verdicts, strict=True) if verdict.stays]
     _require_sound(kept)
-    here = packages_here(repository, needs)
     needed = Needed.by(kept)
     before = read_unlisted(repository)
     listed = read_packages(repository)
+    here = packages_here(repository, needs) | {one.pkgid for one in listed}
     at = {one.location for one in listed}
     known = {one.location for one in before}
     dropped = [verdict.entry for verdict in verdicts if not verdict.stays]

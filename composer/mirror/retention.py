@@ -116,7 +116,7 @@ def _of_ref(
         reasons = [
             *(["newest"] if number == 0 else []),
             *(["no rule"] if free and number else []),
-            *([f"one of {rules.keep}"] if 0 < number < rules.keep else []),
+            *([f"one of the newest {rules.keep}"] if 0 < number < rules.keep else []),
             *(["its age"] if since is not None and entry.timestamp >= since else []),
             *(["pinned"] if labels.is_pinned(entry) else []),
             *(f"tag {tag}" for tag in tags),

@@ -75,7 +75,7 @@ def read_unlisted(repository: Path) -> tuple[Unlisted, ...]:
         where = ".".join(str(part) for part in problem["loc"])
         raise FormatError(f"{path}: {where}: {problem['msg']}", hint=_HINT) from None
     except FormatError as error:
-        error.hint = error.hint or _HINT
+        error.hint = _HINT
         raise error.within(str(path)) from None
     return tuple(one for one in rows if _is_there(repository, one))
 
