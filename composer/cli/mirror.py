@@ -10,6 +10,7 @@ import click
 
 from composer.cli.console import Console, json_option
 from composer.cli.mirror_keys import keys, refresh
+from composer.cli.mirror_metalink import metalink
 from composer.cli.mirror_prune import pin, prune, tag
 from composer.cli.mirror_publish import publish
 from composer.cli.mirror_sync import sync
@@ -22,6 +23,7 @@ def mirror() -> None:
 
 
 mirror.add_command(keys)
+mirror.add_command(metalink)
 mirror.add_command(pin)
 mirror.add_command(prune)
 mirror.add_command(publish)

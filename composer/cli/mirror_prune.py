@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from composer.cli.clock import now
 from composer.cli.config import tuf_keys_option
 from composer.cli.console import Console, json_option
 from composer.cli.mirror_verify import repository_option
 from composer.cli.text import human_bytes, plain
-from composer.errors import UsageError
+from composer.errors import EXIT_DAMAGED, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from composer.jigdo.build import LocalPackage
     from composer.jigdo.pointer import PointerEntry
     from composer.mirror.keys import KeyDirectory
     from composer.mirror.pruning import Pruned, PrunePlan
@@ -111,7 +112,7 @@ def prune(
     if undo:
         if keep or keep_within or tags or dry_run:
             raise UsageError("--undo takes no rules")
-        _undo(console, repository, tuf_keys, as_json=as_json)
+        _undo(console, repository, tuf_keys, find_packages(places), as_json=as_json)
         return
     options = PruneOptions(
         rules=Rules(
@@ -125,7 +126,7 @@ def prune(
         repositories=parse_repositories(repositories),
         packages_too=packages_too,
         keys=tuf_keys,
-        now=_now(),
+        now=now(),
     )
     with console.progress(as_json=as_json) as report:
         done = prune_mirror(repository, options, dry_run=dry_run, report=report)
@@ -142,26 +143,32 @@ def prune(
         )
 
 
-def _now() -> datetime:
-    given = os.environ.get("SOURCE_DATE_EPOCH")
-    if given is None:
-        return datetime.now(UTC)
-    if not (given.isascii() and given.isdecimal() and len(given) < 12):
-        raise UsageError(f"SOURCE_DATE_EPOCH: expected seconds since 1970, got {given[:80]!r}")
-    return datetime.fromtimestamp(int(given), UTC)
-
-
-def _undo(console: Console, repository: Path, keys: KeyDirectory | None, *, as_json: bool) -> None:
+def _undo(
+    console: Console,
+    repository: Path,
+    keys: KeyDirectory | None,
+    packages: list[LocalPackage],
+    *,
+    as_json: bool,
+) -> None:
     from composer.mirror.pruning import undo
 
-    back, _ = undo(repository, keys)
+    done = undo(repository, keys, packages)
     if as_json:
-        console.json({"back": _rows(back)})
-        return
-    for one in back:
-        console.result(plain(_name(one)))
-    size = human_bytes(sum(one.size for one in back))
-    console.result(f"{len(back)} RPMs, {size}, are listed again" if back else "nothing to undo")
+        rows = {name: _packages(own) for name, own in done.lacking.items()}
+        console.json({"back": _rows(done.back), "lacking": rows})
+    else:
+        for one in done.back:
+            console.result(plain(_name(one)))
+        size = human_bytes(sum(one.size for one in done.back))
+        told = f"{len(done.back)} RPMs, {size}, are listed again"
+        console.result(told if done.back else "nothing to undo")
+    for name, own in done.lacking.items():
+        names = ", ".join(str(one.nevra) for one in own[:5])
+        console.warn(plain(f"{name} is not: {len(own)} of its RPMs are gone, as {names}"))
+    if done.lacking:
+        console.say("--packages DIR takes them from there")
+        raise click.exceptions.Exit(EXIT_DAMAGED)
 
 
 def _lines(done: Pruned, *, dry_run: bool) -> Iterator[str]:

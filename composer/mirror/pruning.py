@@ -128,10 +128,22 @@ def prune(
     return Pruned(plan, plan.due, signed)
 
 
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """RPMs that are listed again, and versions that are not, for RPMs they need are nowhere."""
+
+    back: tuple[Unlisted, ...]
+    lacking: Mapping[str, tuple[PackageRef, ...]]
+    signed: Refreshed | None
+
+
 def undo(
-    repository: Path, keys: KeyDirectory | None
-) -> tuple[tuple[Unlisted, ...], Refreshed | None]:
-    """List again all that was unlisted and is still there."""
+    repository: Path, keys: KeyDirectory | None, packages: Sequence[LocalPackage] = ()
+) -> Undone:
+    """List again all that prunes have taken from the lists and is still there.
+
+    A version of which an RPM has gone meanwhile is listed only if ``packages`` have that.
+    """
     _require_own(repository)
     if keys:
         require_begun(repository, keys)
@@ -140,15 +152,41 @@ def undo(
         pointer, versions = current_pointer(repository), current_versions(repository)
         listed = {(one.ref, one.commit) for one in (*pointer.entries, *versions.entries)}
         _require_keys(repository, keys, changes=any(one.entry for one in unlisted))
-        for one in unlisted:
-            entry = one.entry
-            if entry and pointer.get(entry.ref) and (entry.ref, entry.commit) not in listed:
+        lost = _lost(repository, [one.entry for one in unlisted if one.entry])
+        at_hand = {package.ref.pkgid for package in packages}
+        lacking = {
+            entry: tuple(one for one in own if one.pkgid not in at_hand)
+            for entry, own in lost.items()
+        }
+        back = tuple(one for one in unlisted if not (one.entry and lacking[one.entry]))
+        for entry in (one.entry for one in back if one.entry):
+            if pointer.get(entry.ref) and (entry.ref, entry.commit) not in listed:
                 versions = versions.with_entry(entry)
-        if unlisted:
-            relist(repository, pointer, versions, ())
+            retain(repository, lost[entry], packages)
+        stays = [one for one in unlisted if one not in back]
+        if back:
+            relist(repository, pointer, versions, [one.location for one in stays])
         signed = _sign(repository, pointer, versions, keys)
-        write_unlisted(repository, ())
-    return unlisted, signed
+        write_unlisted(repository, stays)
+    told = {f"{entry.ref} {entry.version}": own for entry, own in lacking.items() if own}
+    return Undone(back, told, signed)
+
+
+def _lost(
+    repository: Path, entries: Sequence[PointerEntry]
+) -> dict[PointerEntry, tuple[PackageRef, ...]]:
+    """Return which RPMs of this repository each of these versions needs that are not there."""
+    needs = read_needs(repository, entries)
+    _require_sound(needs)
+    here = packages_here(repository, needs) | {
+        one.pkgid for one in read_packages(repository) if (repository / one.location).is_file()
+    }
+    return {
+        need.entry: tuple(
+            one for one in need.packages if not one.repository and one.pkgid not in here
+        )
+        for need in needs
+    }
 
 
 def _require_own(repository: Path) -> None:

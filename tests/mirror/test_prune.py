@@ -158,6 +158,23 @@ def test_undo_lists_them_again_as_long_as_they_are_there(directory: Path, tmp_pa
     assert "nothing to undo" in at(NOW, "mirror", "prune", directory, "--undo").out
 
 
+def test_undo_lists_no_version_of_which_something_has_gone(
+    directory: Path, history: History, tmp_path: Path
+) -> None:
+    pruned(directory, "--keep", "1")
+    (directory / PACKAGES / "always-1-1.noarch.rpm").unlink()
+    done = at(NOW, "mirror", "prune", directory, "--undo")
+    assert done.status == 5
+    assert f"{STABLE} 1.1 is not: 1 of its RPMs are gone, as always-1-1.noarch" in done.err
+    assert listed(directory) == [f"1.{n}" for n in range(2, 7)]
+    sound(directory)
+    words = ["--undo", "--packages", history.upstream]
+    assert at(NOW, "mirror", "prune", directory, *words).status == 0
+    assert "1.1" in listed(directory)
+    sound(directory)
+    pull(directory, tmp_path, f"{STABLE}@1.1")
+
+
 def test_rules_keep_by_age_pin_and_tag_and_only_of_the_named_ref(
     directory: Path, history: History
 ) -> None:

@@ -44,7 +44,7 @@ _STEPS = st.one_of(
         ),
         st.booleans(),
     ),
-    st.tuples(st.just("undo"), st.none(), st.none()),
+    st.tuples(st.just("undo"), st.none(), st.booleans()),
     st.tuples(st.just("wait"), st.integers(0, 3), st.none()),
     st.tuples(st.just("label"), st.integers(0, 7), st.sampled_from(["pin", "unpin", "a", "b"])),
     # Packages that the mirror itself drops, so that copies have to be retained.
@@ -77,7 +77,7 @@ class Scene:
             assert done.plan == told.plan
             assert not done.plan.lacking
         elif kind == "undo":
-            undo(self.directory, None)
+            undo(self.directory, None, self.available if how else ())
         elif kind == "wait":
             assert isinstance(what, int)
             self.now += what * DAY
