@@ -13,6 +13,7 @@ from composer.cli.mirror_keys import keys, refresh
 from composer.cli.mirror_metalink import metalink
 from composer.cli.mirror_prune import pin, prune, tag
 from composer.cli.mirror_publish import publish
+from composer.cli.mirror_simulate import simulate
 from composer.cli.mirror_sync import sync
 from composer.cli.mirror_verify import verify
 
@@ -28,6 +29,7 @@ mirror.add_command(pin)
 mirror.add_command(prune)
 mirror.add_command(publish)
 mirror.add_command(refresh)
+mirror.add_command(simulate)
 mirror.add_command(sync)
 mirror.add_command(tag)
 mirror.add_command(verify)

@@ -94,9 +94,14 @@ def _age(version: Needs) -> tuple[int, bytes]:
 
 def read_needs(repository: Path, entries: Iterable[PointerEntry]) -> list[Needs]:
     """Open the sets of ``entries``, and say what each needs; an error is told in its place."""
+    return read_needs_of(Place.of(str(repository)).url, entries)
+
+
+def read_needs_of(url: str, entries: Iterable[PointerEntry]) -> list[Needs]:
+    """The same of the repository at a URL."""
     known: dict[PackageRef, PackageRef] = {}
     found = []
-    with closing(Fetcher(Place.of(str(repository)).mirrors)) as fetcher:
+    with closing(Fetcher(Place.of(url).mirrors)) as fetcher:
         for entry in entries:
             try:
                 packages = open_published(fetcher, entry).head.packages

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +56,11 @@ class History:
         return sorted(published_sets(self.mirror), key=lambda one: (one.ref, one.timestamp))
 
 
-def make(root: Path) -> History:
-    """Write packages and commits, and publish a set of each, a day after the other."""
+def make(root: Path, published: Callable[[str, int], object] = lambda ref, number: None) -> History:
+    """Write packages and commits, and publish a set of each, a day after the other.
+
+    ``published`` is called after each.
+    """
     repo = Repository.create(root / "repo", mode="bare-user")
     for place in ("upstream", "mirror"):
         (root / place / PACKAGES).mkdir(parents=True)
@@ -67,6 +70,7 @@ def make(root: Path) -> History:
             commits[ref].append(_commit(root, repo, ref, number))
             bases = [f"1.{other}" for other in range(max(1, number - 2), number)]
             build(root, root / "mirror", ref, f"1.{number}", bases)
+            published(ref, number)
     return History(root, commits)
 
 
