@@ -5,16 +5,20 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from composer.cli.fleet_costs import arithmetic
 from composer.jigdo.pointer import PointerEntry
 from composer.mirror.fleet import Outcome, Pull, releases, simulate
 from composer.mirror.population import Population
-from tests.client.pulling import run_here
+from tests.client.pulling import await_true, run_here
 from tests.commands import ostree, serving
+
+_MARK = "settle-"
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,10 @@ class Fleet:
     def sent(self, since: int = 0) -> Counter[str]:
         """Bytes and requests since a line of the log: of metadata, sets, and RPMs."""
         found: Counter[str] = Counter()
-        for line in self.log.read_text().splitlines()[since:]:
+        for line in self._settled()[since:]:
             _, path, _, size = line.rsplit(maxsplit=3)
+            if _MARK in path:
+                continue
             kind = "look" if "repodata/" in path else "set" if "jigdo/" in path else "rpm"
             found[kind] += int(size)
             found["requests"] += 1
@@ -39,7 +45,21 @@ class Fleet:
     @property
     def lines(self) -> int:
         """How many requests there were so far."""
-        return len(self.log.read_text().splitlines())
+        return len(self._settled())
+
+    def _settled(self) -> list[str]:
+        """Lines of the log, once all that was asked before is in it."""
+        lines = self.log.read_text().splitlines()
+        mark = f"{_MARK}{len(lines)}"
+        with suppress(HTTPError):  # it is not there
+            urlopen(self.url + mark)
+
+        def arrived() -> bool:
+            lines[:] = self.log.read_text().splitlines()
+            return any(mark in line for line in lines[-20:])
+
+        await_true(arrived)
+        return lines
 
     def install(self, client: str, ref: str, entry: PointerEntry) -> None:
         """Give a client a version, which is not counted by anybody."""
