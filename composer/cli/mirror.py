@@ -10,7 +10,10 @@ import click
 
 from composer.cli.console import Console, json_option
 from composer.cli.mirror_keys import keys, refresh
+from composer.cli.mirror_metalink import metalink
+from composer.cli.mirror_prune import pin, prune, tag
 from composer.cli.mirror_publish import publish
+from composer.cli.mirror_simulate import simulate
 from composer.cli.mirror_site import site
 from composer.cli.mirror_sync import sync
 from composer.cli.mirror_verify import verify
@@ -22,10 +25,15 @@ def mirror() -> None:
 
 
 mirror.add_command(keys)
+mirror.add_command(metalink)
+mirror.add_command(pin)
+mirror.add_command(prune)
 mirror.add_command(publish)
 mirror.add_command(refresh)
 mirror.add_command(site)
+mirror.add_command(simulate)
 mirror.add_command(sync)
+mirror.add_command(tag)
 mirror.add_command(verify)
 
 

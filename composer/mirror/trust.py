@@ -97,6 +97,19 @@ def stated_locations(repository: Path) -> set[str]:
     return {location for one in found for location in one.signed.targets}
 
 
+def says(repository: Path, pointer: Pointer, versions: Versions) -> bool:
+    """Tell whether the published statements, where there are any, say the same as the pointers."""
+    ledger = open_ledger(repository)
+    if not is_signed(repository):
+        return True
+    return all(
+        found is not None
+        and found.signed.targets == {entry.location: _target(entry, versions.digest(entry.ref))}
+        for entry in pointer.entries
+        for found in [ledger.newest(role_of(entry.ref))]
+    )
+
+
 def describe(ledger: Ledger) -> list[RoleState]:
     """Describe all roles as they are published, TUF's own first."""
     delegations = ledger.targets.delegations

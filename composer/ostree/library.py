@@ -18,8 +18,11 @@ def library() -> Any:
     import gi
 
     gi.require_version("OSTree", "1.0")
-    from gi.repository import OSTree
+    from gi.repository import Gio, OSTree
 
+    # PyGObject makes an enumeration when it is first asked for, and another thread may see it
+    # without its members: asked for here, it is whole before there are threads.
+    assert Gio.FileType.SYMBOLIC_LINK
     return OSTree
 
 

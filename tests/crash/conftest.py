@@ -14,9 +14,10 @@ from tests.client.published import Published
 from tests.client.pulling import REMOTE
 from tests.crash.layer import Runner
 from tests.crash.operations import DELTAS
+from tests.mirror.conftest import history
 from tests.net.lying_mirror import LyingMirror
 
-__all__ = ["published", "with_deltas"]
+__all__ = ["history", "published", "with_deltas"]
 
 TABLE = "crash"
 ALL = "JIGDO_CRASH_ALL" in os.environ

@@ -9,15 +9,22 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from composer.mirror.needs import Place
+from composer.mirror.publish import published_sets
+from composer.mirror.verifying import Options, verify
+from composer.net.trust import read_statements
+from composer.net.trust_store import TrustStore
 from composer.sysroot.sysroot import Sysroot
 from tests.client.published import BASE, MINIMAL, Published, fsck, staged_objects
 from tests.client.pulling import REMOTE
 from tests.commands import jigdo, ostree
+from tests.mirror.histories import STABLE, TESTING, History
 from tests.mirror.reading import by_rpm_md, by_statements
 from tests.net.lying_mirror import LyingMirror
 from tests.sysroot.conftest import FILES, KERNEL, OS, REF, Scene
@@ -256,6 +263,44 @@ _PUBLISHED = {
     1: ((BASE, "1", ()), (MINIMAL, "1", ())),
     2: ((BASE, "1.1", ("1",)), (MINIMAL, "1.1", ("1",))),
 }
+
+
+@dataclass
+class InMirror:
+    """A prune of a repository with signed statements: some sets go, some went and are removed."""
+
+    name: str
+    history: History
+    repeatable: bool = True
+
+    def prepare(self, root: Path) -> None:
+        mirror, keys = root / "mirror", root / "keys"
+        subprocess.run(["cp", "-a", self.history.mirror, mirror], check=True)
+        jigdo("mirror", "keys", "init", mirror, "--tuf-keys", keys)
+        jigdo("mirror", "prune", mirror, "--keep", "1", "--ref", TESTING, "--tuf-keys", keys)
+
+    def words(self, root: Path) -> list[str]:
+        options = ["--keep", "2", "--packages-too", "--grace", "0"]
+        return ["mirror", "prune", str(root / "mirror"), *options, "--tuf-keys", str(root / "keys")]
+
+    def check(self, root: Path) -> bool:
+        mirror = root / "mirror"
+        listed = published_sets(mirror)
+        versions = {one.version for one in listed if one.ref == STABLE}
+        assert versions in ({f"1.{n}" for n in range(1, 7)}, {"1.5", "1.6"}), versions
+        # What each of them needs is there, byte for byte, and what rpm-md lists for dnf.
+        found = verify(Place.of(str(mirror)), Options(full=True, all_packages=True))
+        assert found.error is None
+        # Between the lists and the statements only who asks for an old version has to wait.
+        assert all(one.kind == "untrusted" for one in found.problems), found.problems
+        # A client that goes by statements finds the newest, whatever happened.
+        pinned = (mirror / "tuf/1.root.json").read_bytes()
+        with tempfile.TemporaryDirectory() as state:
+            store = TrustStore(Path(state), "crash", pinned)
+            for statement in read_statements(Place.of(str(mirror)).mirrors, store).values():
+                assert statement.entry in listed
+        gone = next(one for one in self.history.entries() if one.ref == TESTING)
+        return len(versions) == 2 and found.is_sound and not (mirror / gone.location).exists()
 
 
 def landed_objects(repo: Path) -> set[str]:

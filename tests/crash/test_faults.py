@@ -27,7 +27,15 @@ from tests.crash.layer import (
     Fault,
     Runner,
 )
-from tests.crash.operations import InTree, Moved, Operation, in_repositories, in_sysroots
+from tests.crash.operations import (
+    InMirror,
+    InTree,
+    Moved,
+    Operation,
+    in_repositories,
+    in_sysroots,
+)
+from tests.mirror.histories import History
 from tests.net.lying_mirror import LyingMirror
 
 _RANDOM = int(os.environ.get("JIGDO_CRASH_RANDOM", "100" if ALL else "2"))
@@ -72,11 +80,14 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scenes(published: Published, env: dict[str, str], fast: Path, runner: Runner) -> Made:
+def scenes(
+    published: Published, history: History, env: dict[str, str], fast: Path, runner: Runner
+) -> Made:
     """Gives the scene of an operation, by name; made once."""
     known: dict[str, Operation] = {one.name: one for one in in_repositories(published, env)}
     known |= {one.name: one for one in in_sysroots(fast / "no-remotes")}
     known["publish"] = InTree("publish", published, fast / "keys")
+    known["mirror prune"] = InMirror("mirror prune", history)
     made: dict[str, Scene] = {}
 
     def make(name: str) -> Scene:
@@ -118,7 +129,7 @@ _FAULTS = {"kill": KILL, "tear": TEAR, "full": NO_SPACE, "eio": IO_ERROR, "read"
 
 @pytest.mark.parametrize("share", range(_SHARES))
 @pytest.mark.parametrize("kind", _FAULTS)
-@pytest.mark.parametrize("name", [*_REPOSITORY, *_SYSROOT, "publish"])
+@pytest.mark.parametrize("name", [*_REPOSITORY, *_SYSROOT, "publish", "mirror prune"])
 def test_fault_at_any_call_leaves_the_old_or_the_new(
     name: str,
     kind: str,
