@@ -8,10 +8,9 @@ older commit whole, its set's description, and nothing else.  So what is told is
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,15 +19,13 @@ from composer.jigdo import memory
 from composer.jigdo.container import Frame, Kind
 from composer.jigdo.encoding import Cursor
 from composer.jigdo.examine import DEFAULT_CHOICES, Deltas, Planner
-from composer.jigdo.manifest import Contents, Map
+from composer.jigdo.manifest import Map
 from composer.jigdo.plan import unexplained
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import JigdoSet, requests
-from composer.jigdo.tree import Ordinals, walk
 from composer.ostree.objects import parse_dirtree
 
 _START = (Kind.COMMIT, Kind.DIRMETA, Kind.HEADERS, Kind.CONTENTS)
-_LIST = "jigdo-composer.packages"
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -63,75 +60,79 @@ class Holding:
     pkgids: frozenset[str]
 
 
+class Frames(Protocol):
+    """Keeps what tree frames list, by digest: checksums of content objects, one after the other."""
+
+    def load(self, digest: ContentDigest) -> bytes | None:
+        """Return what was kept, or None."""
+        ...
+
+    def keep(self, digest: ContentDigest, data: bytes) -> None:
+        """Keep it."""
+        ...
+
+
 class Objects:
     """Content objects of many trees, numbered; tree frames that sets share are read once."""
 
-    def __init__(self) -> None:
-        self._numbers: dict[ObjectChecksum, int] = {}
+    def __init__(self, kept: Frames) -> None:
+        self._kept = kept
+        self._numbers: dict[bytes, int] = {}
         self._frames: dict[ContentDigest, Numbers] = {}
 
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def numbers(self, checksums: Collection[ObjectChecksum]) -> Numbers:
-        """Number objects, new ones too."""
-        known = self._numbers
+    def listed(self, frames: Sequence[ContentDigest], opened: Callable[[], JigdoSet]) -> Numbers:
+        """Number what tree frames list, in their order; ``opened`` gives a set that has them."""
+        unread = [digest for digest in frames if not self._load(digest)]
+        if unread:
+            jigdo, wanted = opened(), set(unread)
+            trees = (frame for frame in jigdo.index.of(Kind.TREE) if frame.digest in wanted)
+            for frame, data in jigdo.frames(trees):
+                listed = _objects(data)
+                self._kept.keep(frame.digest, listed)
+                self._frames[frame.digest] = self._number(listed)
+        return np.concatenate([self._frames[digest] for digest in frames])
+
+    def _load(self, digest: ContentDigest) -> bool:
+        if digest not in self._frames and (listed := self._kept.load(digest)) is not None:
+            self._frames[digest] = self._number(listed)
+        return digest in self._frames
+
+    def _number(self, listed: bytes) -> Numbers:
+        known, count = self._numbers, len(listed) // 32
+        checksums = (listed[at : at + 32] for at in range(0, 32 * count, 32))
         found = (known.setdefault(checksum, len(known)) for checksum in checksums)
-        return np.fromiter(found, np.int64, len(checksums))
-
-    def holding(self, jigdo: JigdoSet, metadata: dict[str, object]) -> Holding:
-        """What a machine has that pulled ``jigdo``, whose commit has this metadata."""
-        frames = [*jigdo.index.of(Kind.TREE)]
-        unread = [frame for frame in frames if frame.digest not in self._frames]
-        for frame, data in jigdo.frames(unread):
-            self._frames[frame.digest] = self.numbers(_objects(data))
-        parts = [self._frames[frame.digest] for frame in frames]
-        return Holding(
-            jigdo.head.commit,
-            np.concatenate(parts),
-            frozenset(frame.digest for frame in frames),
-            frozenset(_pkgids(metadata)),
-        )
+        return np.fromiter(found, np.int64, count)
 
 
-def _objects(data: bytes) -> list[ObjectChecksum]:
+def _objects(data: bytes) -> bytes:
     cursor, found = Cursor(data, "tree frame"), list[ObjectChecksum]()
     while not cursor.at_end:
         found += [entry.checksum for entry in parse_dirtree(cursor.prefixed()).files]
-    return found
-
-
-def _pkgids(metadata: dict[str, object]) -> list[str]:
-    rows = metadata.get(_LIST)
-    listed = rows if isinstance(rows, list) else []
-    return [str(row[1]) for row in listed if isinstance(row, tuple) and len(row) == 3]
+    return b"".join(found)
 
 
 class Target:
     """A version that machines update to: its set, read once for all of them."""
 
     def __init__(self, jigdo: JigdoSet, entry: PointerEntry, objects: Objects) -> None:
-        self.jigdo, self.entry = jigdo, entry
-        self._all = objects
-        self.start, _, self._headers, self._table = jigdo.read_start()
-        self.trees = dict(jigdo.dirtrees(jigdo.index.of(Kind.TREE)))
-        self.ordinals = Ordinals()
-        for visit in walk(self.start.commit.tree, self.trees.__getitem__):
-            self.ordinals.add(visit.tree)
-        self._numbers = objects.numbers(self.ordinals.checksums)
-
-    @cached_property
-    def maps(self) -> dict[int, Map]:
-        """The maps of all packages, by number."""
-        everything = range(len(self.jigdo.head.packages))
-        return self._maps(everything)
+        self.jigdo, self._entry, self._all = jigdo, entry, objects
+        _, _, self._headers, table = jigdo.read_start()
+        listed = objects.listed([f.digest for f in jigdo.index.of(Kind.TREE)], lambda: jigdo)
+        # Frames list dirtrees in tree order, so objects are numbered as they appear.
+        _, first = np.unique(listed, return_index=True)
+        self._numbers = listed[np.sort(first)]
+        self._contents = jigdo.contents(table, objects=len(first), headers=self._headers)
+        self._known: dict[int, Map] = {}
 
     def _maps(self, numbers: Collection[int]) -> dict[int, Map]:
-        return self.jigdo.maps(numbers, objects=len(self.ordinals), headers=self._headers)
-
-    @cached_property
-    def _contents(self) -> Contents:
-        return self.jigdo.contents(self._table, objects=len(self.ordinals), headers=self._headers)
+        unread = [number for number in numbers if number not in self._known]
+        if unread:
+            count = len(self._numbers)
+            self._known |= self.jigdo.maps(unread, objects=count, headers=self._headers)
+        return {number: self._known[number] for number in numbers}
 
     def cost(self, held: Holding) -> Cost:
         """Say what the update costs a machine; raises FormatError for a set that is wrong."""
@@ -142,16 +143,16 @@ class Target:
             return Cost(0, 0, 0, self._metadata(held, (), None), 0, 0)
         packages = self.jigdo.head.packages
         likely = [n for n, one in enumerate(packages) if str(one.ref.pkgid) not in held.pkgids]
-        maps, read = {n: self.maps[n] for n in likely}, [likely]
+        maps, read = self._maps(likely), [likely]
         if unexplained(missing, maps.values(), self._contents):
             rest = [n for n in range(len(packages)) if n not in maps]
-            maps, read = self.maps, [likely, rest]
+            maps, read = maps | self._maps(rest), [likely, rest]
         deltas, frame = self._deltas(held)
         planner = Planner(
             self.jigdo,
             deltas,
             self._contents,
-            dict(maps),
+            maps,
             missing,
             DEFAULT_CHOICES,
             lambda packages: (),
@@ -174,7 +175,7 @@ class Target:
         base = next((b for b in self.jigdo.head.bases if b.commit == held.commit), None)
         if base is None:
             return None, None
-        total = len(self.ordinals)
+        total = len(self._numbers)
         table = self.jigdo.deltas(base.commit, objects=total, headers=self._headers)
         assert table is not None
         count = len(np.unique(held.objects))
@@ -188,7 +189,7 @@ class Target:
     ) -> int:
         """Bytes of the set's metadata: an update of what is here, or what has to be read."""
         index = self.jigdo.index
-        update = next((one for one in self.entry.updates if one.base == held.commit), None)
+        update = next((one for one in self._entry.updates if one.base == held.commit), None)
         if update is not None:
             return update.size
         trees = [frame for frame in index.of(Kind.TREE) if frame.digest not in held.frames]

@@ -144,7 +144,7 @@ def collect(
             names=tuple(_names(versions)),
             changes=tuple(timeline.changes(number) for number in range(len(own))),
             signatures=tuple(signatures.of(own)),
-            costs=update_costs(repository, own, kept, report),
+            costs=update_costs(repository, own, versions, kept, report),
             expires=statements.expires.get(ref) if statements else None,
             package_names=package_names,
         )

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
+from composer.checksum import ContentDigest, ObjectChecksum
 from composer.jigdo.between import Cost, Holding, Objects, Target
 from composer.jigdo.pointer import RECORD_TYPE, PointerEntry
-from composer.mirror.site.reading import Kept, open_entry
+from composer.jigdo.reader import JigdoSet
+from composer.mirror.site.reading import Facts, Kept, open_entry
 from composer.progress import Report, Step
 from composer.rpm.rpmmd import REPOMD, parse_repomd
 
@@ -24,10 +26,14 @@ Costs = Mapping[tuple[str, str], Cost]
 
 
 def update_costs(
-    repository: Path, versions: Sequence[PointerEntry], kept: Kept, report: Report
+    repository: Path,
+    versions: Sequence[PointerEntry],
+    facts: Sequence[Facts],
+    kept: Kept,
+    report: Report,
 ) -> dict[tuple[str, str], Cost]:
     """Say what updates cost between the versions of a ref, the oldest first."""
-    found, costing = dict[tuple[str, str], Cost](), _Costing(repository, versions)
+    found, costing = dict[tuple[str, str], Cost](), _Costing(repository, versions, facts, kept)
     for number, entry in enumerate(versions):
         report(Step("costs", number, len(versions), "versions", entry.version))
         name, bases = f"costs-{entry.pkgid}", [*_bases(number, len(versions))]
@@ -51,27 +57,49 @@ def _bases(number: int, count: int) -> Iterator[int]:
 
 
 class _Costing:
-    """Opens the sets that figures are missing for, each once."""
+    """Opens the sets that figures are missing for."""
 
-    def __init__(self, repository: Path, versions: Sequence[PointerEntry]) -> None:
-        self._repository, self._versions = repository, versions
-        self._objects = Objects()
+    def __init__(
+        self, repository: Path, versions: Sequence[PointerEntry], facts: Sequence[Facts], kept: Kept
+    ) -> None:
+        self._repository, self._versions, self._facts = repository, versions, facts
+        self._objects = Objects(_Frames(kept))
         self._held: dict[int, Holding] = {}
 
     def costs(self, number: int, bases: Sequence[int]) -> dict[str, Cost]:
         if not bases:
             return {}
         held = {base: self._holding(base) for base in bases}
-        entry = self._versions[number]
-        target = Target(open_entry(self._repository, entry), entry, self._objects)
+        target = Target(self._open(number), self._versions[number], self._objects)
         return {str(self._versions[base].pkgid): target.cost(held[base]) for base in bases}
 
     def _holding(self, number: int) -> Holding:
         if number not in self._held:
-            jigdo = open_entry(self._repository, self._versions[number])
-            metadata = jigdo.read_commit().commit.metadata
-            self._held[number] = self._objects.holding(jigdo, metadata)
+            facts = self._facts[number]
+            frames = [ContentDigest.parse(text) for text in facts.frames]
+            self._held[number] = Holding(
+                ObjectChecksum.parse(facts.commit),
+                self._objects.listed(frames, lambda: self._open(number)),
+                frozenset(frames),
+                frozenset(facts.listed),
+            )
         return self._held[number]
+
+    def _open(self, number: int) -> JigdoSet:
+        return open_entry(self._repository, self._versions[number])
+
+
+class _Frames:
+    """What tree frames list, as it was kept."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
+
+    def load(self, digest: ContentDigest) -> bytes | None:
+        return self._kept.load_bytes(f"frame-{digest}")
+
+    def keep(self, digest: ContentDigest, data: bytes) -> None:
+        self._kept.keep_bytes(f"frame-{digest}", data)
 
 
 def lists_bytes(repository: Path) -> int:

@@ -35,6 +35,13 @@ class PackagePages:
         for view in found.views:
             for name, row in _histories(view).items():
                 self._rows[name].append(row)
+        # Texts and files are those of the newest commit that has a package.
+        self._latest = sorted(found.views, key=lambda one: one.versions[-1].timestamp)
+        self._now: dict[str, tuple[str, str]] = {}
+        for view in self._latest:
+            facts = view.versions[-1]
+            for nevra, (_, pkgid, *_) in zip(facts.nevras, facts.packages, strict=True):
+                self._now[nevra.name] = view.ref, pkgid
 
     def make(self, staging: Staging, pages: Pages, site: dict[str, Any]) -> None:
         """Make all of them."""
@@ -56,9 +63,7 @@ class PackagePages:
         name: str,
         files: Sequence[str],
     ) -> None:
-        rows, pkgid = self._rows[name], ""
-        for row in rows:
-            pkgid = row.pop("pkgid") or pkgid
+        rows, (ref, pkgid) = self._rows[name], self._now.get(name, ("", ""))
         changelogs = {
             f"{evr}.{arch}": [
                 shortened(e) for e in self._found.changelogs.get(key, ())[:_MOST_ENTRIES]
@@ -80,6 +85,7 @@ class PackagePages:
                 shortened(e) for e in self._found.changelogs.get(pkgid, ())[:_MOST_ENTRIES]
             ],
             "files": list(files[:_MOST_FILES]),
+            "ref": ref,
             "more_files": max(0, len(files) - _MOST_FILES),
         }
         page, data = f"package/{self._slugs[name]}.html", f"package/{self._slugs[name]}.json"
@@ -105,9 +111,9 @@ class PackagePages:
         return self._known
 
     def _files(self) -> dict[str, list[str]]:
-        """Files by package, as the first ref whose newest version has it."""
+        """Files by package."""
         found: dict[str, list[str]] = {}
-        for view in reversed(self._found.views):
+        for view in self._latest:
             own: dict[str, list[str]] = {}
             packages = view.versions[-1].nevras
             for path, number in self._paths(view):
@@ -189,25 +195,19 @@ class PackagePages:
 def _histories(view: RefView) -> dict[str, dict[str, Any]]:
     """What of each package was in which versions of a ref: runs of versions, the newest first."""
     names: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
-    pkgids: dict[str, str] = {}
-    last = len(view.versions) - 1
     for number, facts in enumerate(view.versions):
         here: dict[str, list[str]] = {}
-        for nevra, row in zip(facts.nevras, facts.packages, strict=True):
+        for nevra in facts.nevras:
             here.setdefault(nevra.name, []).append(f"{nevra.evr}.{nevra.arch}")
-            if number == last:
-                pkgids[nevra.name] = row[1]
         for name in names.keys() | here.keys():
             builds = tuple(here.get(name, ()))
             known = names.setdefault(name, [(0, ())] if number else [])
             if not known or known[-1][1] != builds:
                 known.append((number, builds))
-    return {name: _history(view, name, runs, pkgids) for name, runs in names.items()}
+    return {name: _history(view, runs) for name, runs in names.items()}
 
 
-def _history(
-    view: RefView, name: str, runs: list[tuple[int, tuple[str, ...]]], pkgids: Mapping[str, str]
-) -> dict[str, Any]:
+def _history(view: RefView, runs: list[tuple[int, tuple[str, ...]]]) -> dict[str, Any]:
     rows = [
         {
             "builds": ", ".join(builds) or "not there",
@@ -223,7 +223,6 @@ def _history(
         "slug": view.slug,
         "now": ", ".join(runs[-1][1]),
         "rows": rows[::-1][:_MOST_VERSIONS],
-        "pkgid": pkgids.get(name, ""),
     }
 
 

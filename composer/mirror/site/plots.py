@@ -46,12 +46,12 @@ def stacked(
         f'<title id="{ident}-t">{_text(title)}</title><desc id="{ident}-d">{_text(summary)}</desc>',
     ]
     for tick in ticks:
-        y = _TOP + high - tick * scale
+        named, y = _text(_round(human(tick))), _TOP + high - tick * scale
         lines.append(
             f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>'
-            f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_text(human(tick))}</text>'
+            f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{named}</text>'
         )
-    named = _named(len(labels))
+    labelled = _named(len(labels))
     for number, label in enumerate(labels):
         x = _LEFT + step * number + (step - wide) / 2
         lines.append(f"<g><title>{_text(_told(label, series, number, totals, human))}</title>")
@@ -65,7 +65,7 @@ def stacked(
                     f' width="{wide:.1f}" height="{max(tall, 0.3):.2f}"/>'
                 )
         lines.append("</g>")
-        if number in named:
+        if number in labelled:
             lines.append(
                 f'<text x="{x + wide / 2:.1f}" y="{_HEIGHT - _BOTTOM + 18}"'
                 f' text-anchor="middle">{_text(_short(label))}</text>'
@@ -86,6 +86,11 @@ def _told(
 
 def _text(text: str) -> str:
     return escape("".join(c if c.isprintable() else "�" for c in text))
+
+
+def _round(text: str) -> str:
+    """``400 kB`` for ``400.0 kB``."""
+    return text.replace(".0 ", " ")
 
 
 def _short(label: str) -> str:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,8 @@ class Facts:
 
     ``packages`` are (nevra, pkgid, bytes, repository), sorted; ``sections`` (kind, frames,
     bytes, uncompressed); ``codecs`` (codec, frames, bytes, uncompressed); ``bases`` (commit,
-    version); ``advisories`` as :class:`Advisory` has them.
+    version); ``advisories`` as :class:`Advisory` has them; ``frames`` digests of tree frames;
+    ``listed`` pkgids that the commit says it was composed of.
     """
 
     ref: str
@@ -57,11 +60,13 @@ class Facts:
     codecs: list[tuple[str, int, int, int]]
     bases: list[tuple[str, str]]
     advisories: list[Any]
+    frames: list[str]
+    listed: list[str]
 
     @property
     def nevras(self) -> tuple[Nevra, ...]:
         """Its packages."""
-        return tuple(Nevra.parse(row[0]) for row in self.packages)
+        return tuple(_nevra(row[0]) for row in self.packages)
 
     @property
     def label(self) -> str:
@@ -74,6 +79,9 @@ class Facts:
             Advisory(ident, kind, severity, tuple(packages), tuple((u, t) for u, t in references))
             for ident, kind, severity, packages, references in self.advisories
         )
+
+
+_nevra = lru_cache(maxsize=1 << 16)(Nevra.parse)
 
 
 def open_entry(repository: Path, entry: PointerEntry) -> JigdoSet:
@@ -99,18 +107,28 @@ class Kept:
 
     def load(self, name: str) -> Any:
         """Return a document that was kept, or None."""
+        data = self.load_bytes(name)
         try:
-            packed = (self._directory / f"{name}.json.zst").read_bytes()
-            plain = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_LARGEST)
-            return json.loads(plain)
-        except (OSError, ValueError, zstandard.ZstdError):
+            return None if data is None else json.loads(data)
+        except ValueError:
             return None
 
     def keep(self, name: str, document: object) -> None:
-        """Keep a document; what cannot be written is read again the next time."""
-        data = json.dumps(document, separators=(",", ":"), default=str).encode()
-        path = self._directory / f"{name}.json.zst"
-        part = path.with_name(f".{path.name}.part")
+        """Keep a document."""
+        self.keep_bytes(name, json.dumps(document, separators=(",", ":"), default=str).encode())
+
+    def load_bytes(self, name: str) -> bytes | None:
+        """Return bytes that were kept, or None."""
+        try:
+            packed = (self._directory / f"{name}.zst").read_bytes()
+            return zstandard.ZstdDecompressor().decompress(packed, max_output_size=_LARGEST)
+        except (OSError, zstandard.ZstdError):
+            return None
+
+    def keep_bytes(self, name: str, data: bytes) -> None:
+        """Keep bytes."""
+        path = self._directory / f"{name}.zst"
+        part = path.with_name(f".{path.name}.{os.getpid()}")
         part.write_bytes(zstandard.ZstdCompressor(level=3).compress(data))
         part.replace(path)
 
@@ -165,11 +183,20 @@ def _facts(entry: PointerEntry, jigdo: JigdoSet, frame: CommitFrame) -> Facts:
         sections=[(s.kind, s.frames, s.bytes, s.uncompressed) for s in sections(jigdo) if s.frames],
         codecs=[(c.codec, c.count, c.bytes, c.uncompressed) for c in frame_codecs(jigdo)],
         bases=[(str(base.commit), base.version) for base in head.bases],
+        frames=[str(frame.digest) for frame in jigdo.index.of(Kind.TREE)],
+        listed=[*_listed(frame.commit.metadata)],
         advisories=[
             (a.ident, a.kind, a.severity, a.packages, a.references)
             for a in commit_advisories(frame.commit, frame.detached)
         ],
     )
+
+
+def _listed(metadata: Mapping[str, object]) -> Iterator[str]:
+    rows = metadata.get("jigdo-composer.packages")
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, tuple) and len(row) == 3:
+            yield str(row[1])
 
 
 def commit_advisories(commit: Commit, detached: bytes) -> tuple[Advisory, ...]:
