@@ -48,7 +48,17 @@ class Cluster:
     ) -> subprocess.Popen[bytes]:
         """Start a scheduler or a worker; its output goes to a file."""
         log = self.where / f"{what}{len(self.processes)}.log"
-        argv = [*prefix, sys.executable, "-m", f"distributed.cli.dask_{what}", *args]
+        # They end with this process, however it ends.
+        argv = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            *prefix,
+            sys.executable,
+            "-m",
+            f"distributed.cli.dask_{what}",
+            *args,
+        ]
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 [*argv, *self.options],
