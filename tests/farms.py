@@ -48,7 +48,17 @@ class Cluster:
     ) -> subprocess.Popen[bytes]:
         """Start a scheduler or a worker; its output goes to a file."""
         log = self.where / f"{what}{len(self.processes)}.log"
-        argv = [*prefix, sys.executable, "-m", f"distributed.cli.dask_{what}", *args]
+        # They end with this process, however it ends.
+        argv = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            *prefix,
+            sys.executable,
+            "-m",
+            f"distributed.cli.dask_{what}",
+            *args,
+        ]
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 [*argv, *self.options],
@@ -164,3 +174,45 @@ def farm(farm_cluster: Cluster) -> Iterator[Farm]:
     with opened_executor(farm_cluster.url) as opened:
         assert opened is not None
         yield opened
+
+
+@contextmanager
+def machines(count: int) -> Iterator[tuple[str, list[tuple[str, list[str]]]]]:
+    """Make network namespaces on one bridge, as machines on a net: root alone can.
+
+    Yields this machine's address on it, and of each other one its address and what a command
+    that runs there begins with.
+    """
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        pytest.skip("network namespaces take root and ip")
+    net, tag = f"10.91.{os.getpid() % 250}", f"jf{os.getpid()}"
+    names = [f"{tag}h", *(f"{tag}m{number}" for number in range(count))]
+    try:
+        for name in names:
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        hub = names[0]
+        _ip("-n", hub, "link", "add", "name", "net0", "type", "bridge")
+        _ip("-n", hub, "link", "set", "net0", "up")
+        _ip("link", "add", tag, "type", "veth", "peer", "name", "p", "netns", hub)
+        _ip("addr", "add", f"{net}.254/24", "dev", tag)
+        _ip("link", "set", tag, "up")
+        _ip("-n", hub, "link", "set", "p", "master", "net0", "up")
+        made = []
+        for number, name in enumerate(names[1:], 1):
+            ends = ("peer", "name", "eth", "netns", name)
+            _ip("link", "add", f"p{number}", "netns", hub, "type", "veth", *ends)
+            _ip("-n", hub, "link", "set", f"p{number}", "master", "net0", "up")
+            _ip("-n", name, "addr", "add", f"{net}.{number}/24", "dev", "eth")
+            _ip("-n", name, "link", "set", "eth", "up")
+            made.append((f"{net}.{number}", ["ip", "netns", "exec", name]))
+        yield f"{net}.254", made
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+
+
+def _ip(*words: str) -> None:
+    done = subprocess.run(["ip", *words], check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no network namespaces here: ip {' '.join(words)}: {done.stderr.strip()}")

@@ -41,7 +41,7 @@ _AHEAD = 3
 # Bytes of input under way, all together; one task may be larger.
 _BYTES_AHEAD = 256 << 20
 #: Seconds after which a task is done here as well, and what was slow so far, so many times.
-_PATIENCE = 30.0
+_PATIENCE = 60.0
 _SLOWER = 4
 _CONNECT_SECONDS = 15.0
 # A function of a module that a worker lacks would end the worker; an expression is only an error.
@@ -303,6 +303,9 @@ class _Spread(Generic[Item, Result]):
         self._farm, self._work, self._threads, self._workers = farm, work, threads, workers
         self._out: deque[_Out[Item, Result]] = deque()
         self._slowest = 0.0
+        # When the last result came, and when the last of the tasks with results was handed out.
+        self._heard = time.monotonic()
+        self._passed = 0.0
 
     def run(self, items: Iterator[Item]) -> Iterator[Result]:
         more = True
@@ -340,6 +343,8 @@ class _Spread(Generic[Item, Result]):
             return
         out.args, out.size = loaded
         out.since = time.monotonic()
+        if len(self._out) == 1:
+            self._heard = out.since
         try:
             out.there = self._farm.submit(self._work.function, *out.args)
         except Exception as error:  # the scheduler has gone
@@ -362,14 +367,19 @@ class _Spread(Generic[Item, Result]):
                 self._finish(one, one.here.result())
             elif one.there is not None and one.there.done():
                 self._judge(one)
-        late = max(_PATIENCE, self._work.patience, _SLOWER * self._slowest)
         for one in self._out:
             busy = sum(o.here is not None and not o.done for o in self._out)
             if busy >= self._workers:
                 break
-            if one.there and not (one.done or one.here) and time.monotonic() - one.since > late:
+            if one.there and not (one.done or one.here) and self._is_overdue(one):
                 self._farm.troubles["no result in time"] += 1
                 self._do_here(one)
+
+    def _is_overdue(self, one: _Out[Item, Result]) -> bool:
+        """Tell whether a task is late, and not for waiting in a queue that moves."""
+        late, now = max(_PATIENCE, self._work.patience, _SLOWER * self._slowest), time.monotonic()
+        stuck = self._passed > one.since or now - self._heard > late
+        return stuck and now - one.since > late
 
     def _judge(self, one: _Out[Item, Result]) -> None:
         assert one.there is not None
@@ -381,7 +391,9 @@ class _Spread(Generic[Item, Result]):
             one.there = None
             self._give_up(one, error)
             return
-        self._slowest = max(self._slowest, time.monotonic() - one.since)
+        self._heard = time.monotonic()
+        self._passed = max(self._passed, one.since)
+        self._slowest = max(self._slowest, self._heard - one.since)
         self._finish(one, result)
 
     def _give_up(self, one: _Out[Item, Result], error: BaseException) -> None:

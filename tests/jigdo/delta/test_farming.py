@@ -18,7 +18,7 @@ from composer.jigdo.delta.farming import farmed_patches
 from composer.jigdo.delta.making import Pair, Patch, best_patches
 from composer.system import executors
 from composer.system.executors import Farm, opened_executor
-from tests.farms import Cluster, cluster, farm, farm_cluster
+from tests.farms import Cluster, cluster, farm, farm_cluster, machines
 from tests.jigdo.delta.contents import revised
 
 __all__ = ("farm", "farm_cluster")
@@ -99,6 +99,24 @@ def test_killed_worker_costs_its_task_only(tmp_path: Path) -> None:
             # Another worker has them: nothing is done here.
             assert not opened.troubles
     assert found == _here(_pairs(60), codecs.HDiff())
+
+
+def test_workers_on_machines_of_their_own_share_nothing(tmp_path: Path) -> None:
+    """In network namespaces; one of three is killed at work."""
+    with machines(3) as (address, others), cluster(tmp_path, host=address) as made:
+        started = [
+            made.add_worker(f"w{number}", host=host, prefix=prefix)
+            for number, (host, prefix) in enumerate(others)
+        ]
+        made.wait_for(3)
+        with opened_executor(made.url) as opened:
+            assert opened
+            patches = farmed_patches(_pairs(80), farm=opened, workers=1, makers=(Slow(),))
+            found = [next(patches)]
+            started[0].kill()
+            found += patches
+            assert not opened.troubles
+    assert found == _here(_pairs(80), codecs.HDiff())
 
 
 def test_codec_that_kills_workers_is_tried_here_in_a_guarded_way(tmp_path: Path) -> None:
