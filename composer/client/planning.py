@@ -24,7 +24,7 @@ from composer.client.sources import (
 )
 from composer.client.transfers import Moved, Transfers, together, transfers
 from composer.jigdo import memory
-from composer.jigdo.delta.applying import needed, packing_cost
+from composer.jigdo.delta.needs import most_at_once, packing_cost
 from composer.jigdo.examine import DEFAULT_CHOICES, Choices, Prefer, Wanted
 from composer.jigdo.explain import Explanation, explain
 from composer.jigdo.lost import LostPackage
@@ -283,7 +283,6 @@ def _making(wanted: Wanted, plan: Plan, workers: int) -> tuple[float, int]:
     table, frames = wanted.deltas.table, plan.deltas.frames
     contents = [table.contents[n] for n in sorted({table.numbers[r] for r in plan.deltas.rows})]
     largest = min(memory.LARGEST_PATCH, max((f.uncompressed for f in frames), default=0))
-    needs = sorted((needed(table, content, largest=largest) for content in contents), reverse=True)
-    at_once = sum(needs[:workers]) + memory.unpacking(frames)
+    at_once = most_at_once(table, contents, workers, largest=largest) + memory.unpacking(frames)
     seconds = sum(packing_cost(table, content) for content in contents)
     return seconds, memory.held(frames) + min(at_once, wanted.deltas.room)

@@ -16,7 +16,7 @@ from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import ComposerError, FormatError
 from composer.jigdo import memory
 from composer.jigdo.container import Kind
-from composer.jigdo.delta.applying import packing_cost, usable
+from composer.jigdo.delta.needs import packing_cost, usable
 from composer.jigdo.delta.table import REPACK, DeltaContent, DeltaTable
 from composer.jigdo.lost import MOST_NAMED, LostPackage, not_offered, nothing_left
 from composer.jigdo.manifest import Contents, Map

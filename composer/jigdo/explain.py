@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from composer.checksum import ContentDigest, ObjectChecksum
 from composer.errors import NotFound
 from composer.jigdo.container import Kind
-from composer.jigdo.delta.applying import packing_cost
+from composer.jigdo.delta.needs import packing_cost
 from composer.jigdo.examine import Wanted
 from composer.jigdo.lost import LostPackage
 from composer.jigdo.plan import Plan, needed_frames, package_bytes

@@ -51,6 +51,12 @@ MODEST = 40 * _MIB
 AHEAD = 6 * _MIB
 """Frames that are fetched while one is worked on, as they come: so the line is not idle."""
 
+TOGETHER = _MIB
+"""Bases, and what is made of them, that are worked on side by side, about."""
+
+PATCHES_TOGETHER = 1 << 17
+"""Bytes of their patches, at most."""
+
 SMALL = 4 * _MIB
 """A base of up to this size is held, a larger one is read where it is needed."""
 
@@ -73,6 +79,20 @@ def linked(base: int, patch: int) -> int:
     base = min(base, LARGEST_MOVED)
     copies = 12 * min(patch, 3 << 17)
     return patch + copies + max(3 * base + patch + 3 * _MIB, base + columns(patch))
+
+
+def together(bases: int, patches: int, own: int, targets: int) -> int:
+    """Return what applying patches to moved bases takes that lie side by side.
+
+    ``own`` is what patches have without what is shared: columns become wider numbers.
+    """
+    return 3 * bases + 2 * targets + patches + 24 * own + 4 * _MIB
+
+
+def most_together(size: int) -> int:
+    """Return what that takes at most at a time, of ``size`` bytes that are made in all."""
+    size = min(size, 2 * TOGETHER)
+    return together(size, size, min(size, PATCHES_TOGETHER), size)
 
 
 def zstd(base: int, window: int, patch: int) -> int:

@@ -21,8 +21,9 @@ from composer.errors import (
     NotFound,
     VerificationFailed,
 )
-from composer.jigdo.delta.applying import DeltaImporter, usable
+from composer.jigdo.delta.applying import DeltaImporter
 from composer.jigdo.delta.codecs import CodecNumber
+from composer.jigdo.delta.needs import usable
 from composer.jigdo.delta.table import COPY, REPACK, DeltaContent, DeltaTable
 from composer.jigdo.examine import Wanted
 from composer.jigdo.manifest import Base

@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import groupby
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Protocol
@@ -22,91 +23,23 @@ from composer.checksum import ObjectChecksum
 from composer.errors import BoundExceeded, ComposerError, FormatError, NoSpace, VerificationFailed
 from composer.jigdo import memory
 from composer.jigdo.container import Frame
-from composer.jigdo.delta import codecs
+from composer.jigdo.delta import codecs, together
+from composer.jigdo.delta.arriving import FrameStream, Patches
 from composer.jigdo.delta.columns import Base, FileBase
-from composer.jigdo.delta.frames import FramePatches
+from composer.jigdo.delta.needs import goes_with_others, needed, recipe_of
 from composer.jigdo.delta.table import COPY, REPACK, DeltaContent, DeltaTable
 from composer.jigdo.importing import Target, write_content
-from composer.jigdo.repack import Packers, Recipe, opened, repack, unpack
+from composer.jigdo.repack import Packers, opened, repack, unpack
 from composer.ostree.repo import Repository
 from composer.system.files import explained
 
 # Bytes of contents that a worker is given at once, if there are several.
-_JOB = 1 << 19
+_JOB = memory.TOGETHER
 _INNER_LIMIT = 1 << 30
 
 Frames = Callable[[Sequence[Frame]], Iterator[tuple[Frame, bytes]]]
 Wrote = Callable[[int, int], object]
 """Called with the bytes of contents that were made, and the number of objects of them."""
-
-
-def usable(
-    table: DeltaTable,
-    content: DeltaContent,
-    *,
-    room: int,
-    largest: int = memory.LARGEST_PATCH,
-) -> bool:
-    """Tell whether this machine can make ``content`` with ``room`` bytes of memory.
-
-    No patch of it has more than ``largest`` bytes.
-    """
-    if any(piece.codec not in codecs.CodecNumber.__members__.values() for piece in content.pieces):
-        return False
-    try:
-        recipe = _recipe(table, content)
-    except FormatError:
-        return False
-    if recipe is not None and (recipe.size != content.size or recipe.obstacle()):
-        return False
-    return needed(table, content, largest=largest) <= room
-
-
-def _recipe(table: DeltaTable, content: DeltaContent) -> Recipe | None:
-    if content.method < REPACK:
-        return None
-    return Recipe.parse(table.recipes[content.method - REPACK])
-
-
-def packing_cost(table: DeltaTable, content: DeltaContent) -> float:
-    """Return CPU seconds, about, for packing ``content`` again."""
-    recipe = _recipe(table, content)
-    return recipe.cost if recipe else 0.0
-
-
-def needed(
-    table: DeltaTable,
-    content: DeltaContent,
-    *,
-    base: int | None = None,
-    patch: int | None = None,
-    largest: int = memory.LARGEST_PATCH,
-) -> int:
-    """Return the bytes of memory that making ``content`` takes.
-
-    Its ``base`` (what is inside, if that is opened) has the content's size, about, and each
-    ``patch`` at most the size of what it makes, or of the ``largest``, unless they are known.
-    """
-    if content.method == COPY:
-        return 0
-    recipe = _recipe(table, content)
-    if base is None:
-        base = recipe.inner_size if recipe else content.size
-    patches = (
-        codecs.memory(
-            piece.codec,
-            base,
-            piece.target,
-            min(piece.target, largest) if patch is None else patch,
-        )
-        for piece in content.pieces
-    )
-    unpacking = memory.UNPACKING if _in_several_frames(content) else 0
-    return memory.making(base, patches, recipe.memory if recipe else 0) + unpacking
-
-
-def _in_several_frames(content: DeltaContent) -> bool:
-    return len({piece.frame for piece in content.pieces}) > 1
 
 
 class Batches(Protocol):
@@ -214,15 +147,15 @@ class DeltaImporter:
 
     def _jobs(
         self, numbers: Collection[int], frames: Iterator[tuple[Frame, bytes]]
-    ) -> Iterator[list[tuple[int, _Patches]]]:
+    ) -> Iterator[list[tuple[int, Patches]]]:
         """Yield contents with their patches, small ones together: handing one over takes longer."""
-        stream = _FrameStream(self._table, frames, self._budget)
-        job: list[tuple[int, _Patches]] = []
+        stream = FrameStream(self._table, frames, self._budget)
+        job: list[tuple[int, Patches]] = []
         size = 0
         for number, content in enumerate(self._table.contents):
             if number not in numbers:
                 continue
-            patches = _Patches(content, stream)
+            patches = Patches(content, stream)
             job.append((number, patches))
             size += content.size
             if patches.is_open or size >= _JOB:
@@ -232,21 +165,114 @@ class DeltaImporter:
             yield job
 
     def _make_all(
-        self, job: Sequence[tuple[int, _Patches]], take: Take
+        self, job: Sequence[tuple[int, Patches]], take: Take
     ) -> dict[int, ComposerError | None]:
         """Make contents one after the other; returns what was wrong with each, or None."""
         done: dict[int, ComposerError | None] = {}
-        for number, patches in job:
+
+        def attempt(number: int, make: Callable[[], None]) -> None:
             try:
-                self._make(number, patches, take)
+                make()
                 done[number] = None
             except NoSpace:
                 raise
             except ComposerError as error:
                 done[number] = _without_frames(error)
+
+        for group in self._groups(job):
+            if len(group) > 1 and self._make_together(group, take, attempt):
+                continue
+            for number, patches in group:
+                attempt(number, partial(self._make, number, patches, take))
         return done
 
-    def _make(self, number: int, patches: _Patches, take: Take) -> None:
+    def _groups(
+        self, job: Sequence[tuple[int, Patches]]
+    ) -> Iterator[Sequence[tuple[int, Patches]]]:
+        """Split a job into what is made side by side, and what is made alone."""
+        group: list[tuple[int, Patches]] = []
+        size = own = 0
+        for number, patches in job:
+            if not self._goes_with_others(number, patches):
+                yield [(number, patches)]
+                continue
+            size += self._table.contents[number].size
+            own += patches.own
+            if group and (size > 2 * memory.TOGETHER or own > memory.PATCHES_TOGETHER):
+                yield group
+                group, size, own = [], self._table.contents[number].size, patches.own
+            group.append((number, patches))
+        if group:
+            yield group
+
+    def _goes_with_others(self, number: int, patches: Patches) -> bool:
+        content = self._table.contents[number]
+        return (
+            goes_with_others(content)
+            and 0 <= content.base < len(self._base)
+            and 0 < patches.own <= memory.PATCHES_TOGETHER
+        )
+
+    def _make_together(
+        self,
+        group: Sequence[tuple[int, Patches]],
+        take: Take,
+        attempt: Callable[[int, Callable[[], None]], None],
+    ) -> bool:
+        """Make contents side by side; False where one of them can't be, and nothing was made.
+
+        Each is then made alone, so that what is wrong is known of that one.
+        """
+        contents = [self._table.contents[number] for number, _ in group]
+        targets = [content.size for content in contents]
+        patches = [patch for _, own in group for patch in own]
+        bases = self._small_bases(contents)
+        if bases is None:
+            return False
+        sizes = [*map(len, bases)]
+        own = sum(one.own for _, one in group)
+        needs = memory.together(sum(sizes), sum(map(len, patches)), own, sum(targets))
+        if needs > self._budget.size:
+            return False
+        with self._budget.taking(needs):
+            buffer = bytearray().join(bases)
+            del bases
+            try:
+                made = memoryview(together.apply_linked(buffer, sizes, patches, targets))
+            except ComposerError:
+                return False
+            del buffer
+            for (number, _), size, end in zip(group, targets, accumulate(targets), strict=True):
+                pieces = iter((bytes(made[end - size : end]),))
+                attempt(number, partial(self._take, number, pieces, take))
+        return True
+
+    def _small_bases(self, contents: Sequence[DeltaContent]) -> list[bytes] | None:
+        """Return the bases of all these contents; None where they are too large, or unreadable."""
+        bases: list[bytes] = []
+        size = 0
+        for content in contents:
+            with ExitStack() as stack:
+                try:
+                    base = self._opened(self._base[content.base], stack)
+                except NoSpace:
+                    raise
+                except ComposerError:
+                    return None
+                size += len(base)
+                if size > 2 * memory.TOGETHER:
+                    return None
+                bases.append(bytes(base[0 : len(base)]))
+        return bases
+
+    def _take(self, number: int, pieces: Iterator[bytes], take: Take) -> None:
+        try:
+            take(number, pieces)
+        except ComposerError as error:
+            base = self._base[self._table.contents[number].base]
+            raise error.within(f"made of object {base}") from error
+
+    def _make(self, number: int, patches: Patches, take: Take) -> None:
         content = self._table.contents[number]
         if not 0 <= content.base < len(self._base):
             raise FormatError(f"a delta is from object {content.base}, which its base has not")
@@ -273,14 +299,14 @@ class DeltaImporter:
         content: DeltaContent,
         base: ObjectChecksum,
         source: Base,
-        patches: _Patches,
+        patches: Patches,
         stack: ExitStack,
         needs: int,
     ) -> Iterator[bytes]:
         if content.method == COPY:
             _, _, pieces = self._repo.content(base)
             return pieces
-        recipe = _recipe(self._table, content)
+        recipe = recipe_of(self._table, content)
         if recipe is None:
             return self._patched(content, source, patches, needs)
         packers = self._packers
@@ -312,7 +338,7 @@ class DeltaImporter:
         return _spooled(unpack(source, recipe), stack, self._spool)
 
     def _patched(
-        self, content: DeltaContent, source: Base, patches: _Patches, needs: int
+        self, content: DeltaContent, source: Base, patches: Patches, needs: int
     ) -> Iterator[bytes]:
         for piece, patch in zip(content.pieces, patches, strict=True):
             yield from codecs.apply(piece.codec, source, patch, size=piece.target, max_memory=needs)
@@ -352,83 +378,3 @@ def _spooled(pieces: Iterator[bytes], stack: ExitStack, place: Path) -> FileBase
         except OSError as error:
             raise explained(error, place) from error
     return FileBase(stream.fileno(), os.fstat(stream.fileno()).st_size)
-
-
-class _Useless(FormatError):
-    """A patch frame that is what the index says, and yet holds no patches."""
-
-
-class _FrameStream:
-    """The patches of a table's frames, forwards, those of one frame in memory."""
-
-    def __init__(
-        self, table: DeltaTable, frames: Iterator[tuple[Frame, bytes]], budget: memory.Budget
-    ) -> None:
-        pieces = [piece for content in table.contents for piece in content.pieces]
-        self._codecs = {
-            frame: [piece.codec for piece in own]
-            for frame, own in groupby(pieces, key=lambda piece: piece.frame)
-        }
-        self._frames, self._budget = frames, budget
-        self._number = -1
-        self._patches: FramePatches | FormatError = FormatError("no frame was read")
-
-    def patch(self, frame: int, place: int, *, taken: bool) -> bytes:
-        """Return one patch; calls must go forwards.
-
-        ``taken``: what unpacking a frame takes is the caller's already.
-        """
-        unpacking = 0 if taken else min(memory.UNPACKING, self._budget.size)
-        while self._number != frame:
-            # Not two frames at a time: the next is decompressed while this one would be held.
-            self._patches = FormatError("no frame was read")
-            with self._budget.taking(unpacking):
-                found, data = next(self._frames)
-            self._number = found.number
-            try:
-                self._patches = FramePatches(data, self._codecs[found.number])
-            except FormatError as error:
-                self._patches = error  # of this frame's contents, and of no others
-        if isinstance(self._patches, FormatError):
-            raise _Useless(str(self._patches)) from self._patches
-        try:
-            return self._patches[place]
-        except FormatError as error:
-            raise _Useless(str(error)) from error
-
-
-class _Patches:
-    """The patches of one content: taken at once, or one by one where they lie in several frames."""
-
-    def __init__(self, content: DeltaContent, stream: _FrameStream) -> None:
-        self._content, self._stream = content, stream
-        self.is_open = _in_several_frames(content)
-        self._taken: list[bytes] | _Useless = []
-        if not self.is_open:
-            try:
-                self._taken = [*self._read()]
-            except _Useless as error:
-                self._taken = error
-
-    @property
-    def _sizes(self) -> list[int]:
-        return [] if isinstance(self._taken, _Useless) else [*map(len, self._taken)]
-
-    @property
-    def size(self) -> int:
-        """Bytes of the patches that are taken."""
-        return sum(self._sizes)
-
-    @property
-    def largest(self) -> int:
-        """Bytes of the largest of them."""
-        return max(self._sizes, default=0)
-
-    def _read(self) -> Iterator[bytes]:
-        for piece in self._content.pieces:
-            yield self._stream.patch(piece.frame, piece.place, taken=self.is_open)
-
-    def __iter__(self) -> Iterator[bytes]:
-        if isinstance(self._taken, _Useless):
-            raise self._taken
-        return self._read() if self.is_open else iter(self._taken)

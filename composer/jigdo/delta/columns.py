@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-from composer.errors import FormatError
+from composer.jigdo.delta.numbers import read_numbers, write_numbers, wrong
 from composer.jigdo.encoding import Cursor, svarints, uvarint, uvarints
 
 if TYPE_CHECKING:
@@ -33,11 +33,7 @@ if TYPE_CHECKING:
 #: Targets of one patch are smaller than this, so that sums of block values fit 63 bits.
 SIZE_LIMIT = 1 << 40
 PIECE = 1 << 18
-_BLOCK = 1 << 16
 _HEADER_LIMIT = 36
-_BEYOND = "a length or an offset is beyond what base and target hold"
-# Columns of so many bytes are read one number after the other.
-_SHORT = 256
 
 
 class Base(Protocol):
@@ -112,11 +108,6 @@ class Streams:
         return cls(*(bytes(body[a:b]) for a, b in itertools.pairwise(cuts)))
 
 
-def wrong(reason: str) -> FormatError:
-    """Return the error that says ``reason`` of a patch."""
-    return FormatError(f"delta: {reason}", hint="the set is damaged or not genuine")
-
-
 def encode(base: bytes | bytearray, target: bytes, copies: Iterable[Copy]) -> bytes:
     """Write the patch that makes ``target`` from ``base`` with these copies, in target order.
 
@@ -142,7 +133,7 @@ def encode(base: bytes | bytearray, target: bytes, copies: Iterable[Copy]) -> by
     literals.append(target[at:])
     runs, values = _corrections(difference)
     return Streams(
-        _write_numbers(numpy.array(control, numpy.int64)), runs, values, b"".join(literals)
+        write_numbers(numpy.array(control, numpy.int64)), runs, values, b"".join(literals)
     ).join()
 
 
@@ -160,94 +151,7 @@ def _corrections(difference: Numbers) -> tuple[bytes, bytes]:
     pairs[0::2] = starts
     pairs[2::2] -= ends[:-1]
     pairs[1::2] = ends - starts
-    return _write_numbers(pairs), difference[where].tobytes()
-
-
-def _write_numbers(values: Numbers) -> bytes:
-    """Encode a column of unsigned integers; the same bytes as ``encoding.uvarints``."""
-    import numpy
-
-    if not len(values):
-        return b""
-    rest = values.astype(numpy.uint64)
-    widths = numpy.ones(len(rest), numpy.int64)
-    shifted = rest >> numpy.uint64(7)
-    while shifted.any():
-        widths += shifted > 0
-        shifted >>= numpy.uint64(7)
-    starts = numpy.cumsum(widths) - widths
-    out = numpy.zeros(int(widths.sum()), numpy.uint8)
-    for place in range(int(widths.max())):
-        here = widths > place
-        more = numpy.where(widths[here] > place + 1, 0x80, 0).astype(numpy.uint8)
-        low = (rest[here] >> numpy.uint64(7 * place)) & numpy.uint64(0x7F)
-        out[starts[here] + place] = low.astype(numpy.uint8) | more
-    return out.tobytes()
-
-
-def _read_numbers(column: bytes, width: int, limit: int) -> Iterator[Numbers]:
-    """Yield blocks of rows of ``width`` integers; raises FormatError for one above ``limit``."""
-    import numpy
-
-    if not column:
-        return
-    if column[-1] > 0x7F:
-        raise wrong("a column ends in the middle of a value")
-    if len(column) <= _SHORT:
-        values = _few_numbers(column, limit)
-        if len(values) % width:
-            raise wrong("a column ends in the middle of a row")
-        yield numpy.array(values, numpy.int64).reshape(-1, width)
-        return
-    data = numpy.frombuffer(column, numpy.uint8)
-    at = 0
-    while at < len(data):
-        block = data[at : at + _BLOCK]
-        ends = (block < 0x80).nonzero()[0]
-        ends = ends[: len(ends) - len(ends) % width]
-        if not len(ends):
-            raise wrong("a column ends in the middle of a row, or an integer is too large")
-        block = block[: ends[-1] + 1]
-        yield _numbers(block, ends, limit).reshape(-1, width)
-        at += len(block)
-
-
-def _few_numbers(column: bytes, limit: int) -> list[int]:
-    """Read a short column as :func:`_numbers` does, whose calls would take longer."""
-    values, value, shift = [], 0, 0
-    for byte in column:
-        value |= (byte & 0x7F) << shift
-        if byte > 0x7F:
-            shift += 7
-            continue
-        if shift > 56:
-            raise wrong("an integer is too large")
-        if shift and not byte:
-            raise wrong("an integer is not in its shortest form")
-        if value > limit:
-            raise wrong(_BEYOND)
-        values.append(value)
-        value = shift = 0
-    return values
-
-
-def _numbers(block: Numbers, ends: Numbers, limit: int) -> Numbers:
-    import numpy
-
-    starts = numpy.concatenate(([0], ends[:-1] + 1))
-    widths = ends - starts + 1
-    longest = int(widths.max())
-    if longest > 9:
-        raise wrong("an integer is too large")
-    if ((block[ends] == 0) & (widths > 1)).any():
-        raise wrong("an integer is not in its shortest form")
-    values = (block[starts] & 0x7F).astype(numpy.int64)
-    for place in range(1, longest):
-        here = (widths > place).nonzero()[0]
-        values[here] |= (block[starts[here] + place] & 0x7F).astype(numpy.int64) << (7 * place)
-    if int(values.max()) > limit:
-        raise wrong(_BEYOND)
-    return values
+    return write_numbers(pairs), difference[where].tobytes()
 
 
 class _Corrector:
@@ -256,7 +160,7 @@ class _Corrector:
     def __init__(self, streams: Streams, size: int) -> None:
         import numpy
 
-        self._blocks = _read_numbers(streams.runs, 2, size)
+        self._blocks = read_numbers(streams.runs, 2, size)
         self._values = numpy.frombuffer(streams.values, numpy.uint8)
         self._size = size
         self._end = 0
@@ -344,7 +248,7 @@ def applied(
 
 
 def _read_control(streams: Streams, base_size: int, size: int) -> Iterator[Numbers]:
-    return _read_numbers(streams.control, 3, 2 * max(size, base_size))
+    return read_numbers(streams.control, 3, 2 * max(size, base_size))
 
 
 def read_control(streams: Streams, base_size: int, size: int, most: int) -> Numbers:

@@ -12,15 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from composer.jigdo.delta import columns
-from composer.jigdo.delta.btf import NAME, TYPE, Btf, parse_btf
+from composer.jigdo.delta import btf, columns
 from composer.jigdo.delta.codecs import CannotMake, CodecNumber, hdiff_copies
 from composer.jigdo.delta.columns import Copy
 from composer.jigdo.delta.elf import (
     ALLOCATED,
     RELA,
-    Relocatable,
-    parse_relocatable,
+    Relocatables,
+    parse_relocatables,
     relocations_of,
     section_names,
 )
@@ -49,7 +48,6 @@ Moved = tuple["Numbers", "Numbers"]
 
 # Words that a step has to mend, or it is not told: what it takes, about.
 _STEP, _SHARED_STEP, _HOLE_STEP = 3.0, 4.0, 2.5
-_KINDS = (TYPE, NAME)
 # Of a patch that an executable's moved references have to spare, or it is made the plain way.
 _WORTH = 0.1
 NOTHING_SHARED = b"\0\0"
@@ -68,7 +66,8 @@ class Linked:
         """Return the patch; raises CannotMake where base or target is another kind of file."""
         if len(base) > LARGEST_MOVED:
             raise CannotMake("linked: too large")
-        moving, file = Moving.of(bytearray(base)), parse_relocatable(target)
+        moving = Moving.of(bytearray(base), [len(base)])
+        file = parse_relocatables(target, [len(target)]) if moving else None
         if moving is not None and file is not None:
             return _Match(base, target, moving, file, self.shared).patch()
         return _image_patch(base, target)
@@ -113,30 +112,31 @@ class _Match:
     """Base and target side by side, matched table by table, each moved by those before it."""
 
     def __init__(
-        self, base: bytes, target: bytes, moving: Moving, file: Relocatable, shared: bytes
+        self, base: bytes, target: bytes, moving: Moving, file: Relocatables, shared: bytes
     ) -> None:
         self._base, self._target, self._moving, self._file = base, target, moving, file
         self._shared = shared
         self._rows: list[tuple[int, int, int]] = []
 
     def patch(self) -> bytes:
-        ours, theirs = self._moving.file, self._file
-        symbols, own_symbols = ours.extent(ours.symbols), theirs.extent(theirs.symbols)
-        last = ours.extent(int(ours.relocations[0]))[0]
-        own_last = theirs.extent(int(theirs.relocations[0]))[0]
+        ours, theirs = self._moving.files, self._file
+        symbols, own_symbols = ours.extent(ours.symbols[0]), theirs.extent(theirs.symbols[0])
+        last = ours.extent(ours.relocations[0])[0]
+        own_last = theirs.extent(theirs.relocations[0])[0]
         moves = self._moved_types()
         front = self._copies((0, symbols[0]), (0, own_symbols[0]))
         names = self._copies((symbols[1], last), (own_symbols[1], own_last))
         self._rows = [*front, *names]
         moves = self._moved_sections(moves)
         places = self._places()
-        self._moving.move_symbols(places, self._moving.targets(places, moves))
+        self._moving.move_symbols(places, self._moving.targets(places, [moves]))
         table = self._copies(symbols, own_symbols)
         self._rows = [*front, *table, *names]
         moves = self._moved_sections(moves)
         moves = self._moved_holes(moves)
         places = self._places()
-        self._moving.move_relocations(places, self._moving.targets(places, moves), moves.holes)
+        targets = self._moving.targets(places, [moves])
+        self._moving.move_relocations(places, targets, [moves.holes])
         rest = self._copies((last, len(self._base)), (own_last, len(self._target)))
         rows = [*front, *table, *names, *rest]
         if len(rows) > MOST_COPIES:
@@ -152,7 +152,8 @@ class _Match:
     def _places(self) -> Places:
         import numpy
 
-        return self._moving.places(numpy.array(self._rows, numpy.int64).reshape(-1, 3))
+        rows = numpy.array(self._rows, numpy.int64).reshape(-1, 3)
+        return self._moving.places(rows, [len(rows)])
 
     def _moved_types(self) -> Moves:
         shared = Shared.parse(self._shared)
@@ -162,23 +163,25 @@ class _Match:
             for (old, new), steps in zip(pairs, (shared.types, shared.names), strict=True)
         )
         moves = Moves(types, names, Steps(), Steps())
-        self._moving.move_types(shared, moves)
+        self._moving.move_types([shared], [moves])
         return moves
 
     def _moved_sections(self, moves: Moves) -> Moves:
         """Tell where sections begin in the target, where the copies do not."""
-        ours, theirs = self._moving.file.sections, self._file.sections
-        names = section_names(self._target, theirs)
-        places = {name: number for number, name in reversed([*enumerate(names)])}
+        ours, theirs = self._moving.files, self._file
+        places = {
+            name: number
+            for number, name in reversed([*enumerate(section_names(self._target, theirs))])
+        }
         told = self._moving.told(self._places())
         levels, level = [], 0
         for number, name in enumerate(section_names(self._base, ours)):
-            one = ours[number]
-            is_table = number in (self._moving.file.symbols, self._moving.file.names)
+            one = ours.headers[number]
+            is_table = number in (ours.symbols[0], ours.names[0])
             referred = one["flags"] & ALLOCATED and one["type"] != RELA
             if name not in places or not (is_table or (referred and one["size"])):
                 continue
-            value = int(theirs["offset"][places[name]] - told[number])
+            value = int(theirs.offsets[places[name]] - told[number])
             if value != level:
                 levels.append((number, value))
                 level = value
@@ -189,9 +192,9 @@ class _Match:
         import numpy
 
         places = self._places()
-        targets = self._moving.targets(places, moves)
+        targets = self._moving.targets(places, [moves])
         entries, holes = self._moving.moved_relocations(places, targets)
-        wanted = relocations_of(self._target, self._file)
+        wanted, _ = relocations_of(self._target, self._file)
         old, new = _aligned(_without_offset(entries), _without_offset(wanted), 16)
         order = numpy.argsort(holes[old], kind="stable")
         old, new = old[order], new[order]
@@ -247,26 +250,34 @@ def references(base: bytes, target: bytes) -> tuple[Pairs, Pairs]:
         return (nothing, nothing), (nothing, nothing)
     old, new = _aligned(_plain(ours), _plain(theirs), 4)
     found = []
-    for kind in _KINDS:
-        here = (ours.classes[old] == kind) & (theirs.classes[new] == kind)
-        pair = ours.words[old[here]].astype(numpy.int64), theirs.words[new[here]]
+    for kind in (btf.TYPE, btf.NAME):
+        here = (ours[1][old] == kind) & (theirs[1][new] == kind)
+        pair = ours[0][old[here]].astype(numpy.int64), theirs[0][new[here]]
         found.append((pair[0], pair[1].astype(numpy.int64)))
     return found[0], found[1]
 
 
-def _btf(data: bytes) -> Btf | None:
-    file = parse_relocatable(data)
-    if file is None or file.btf < 0:
+def _btf(data: bytes) -> tuple[Numbers, Numbers] | None:
+    """Return the words of a file's BTF, and what each is."""
+    import numpy
+
+    file = parse_relocatables(data, [len(data)])
+    if file is None or file.btf[0] < 0:
         return None
-    start, end = file.extent(file.btf)
-    return parse_btf(data, start, end - start)
+    place = btf.records_of(data, *file.extent(file.btf[0]))
+    if place is None:
+        return None
+    words = numpy.frombuffer(data, "<u4", (place[1] - place[0]) // 4, place[0])
+    kinds = numpy.zeros(len(words), numpy.uint8)
+    for types, names in btf.references(words, [len(words)]):
+        kinds[types], kinds[names] = btf.TYPE, btf.NAME
+    return words, kinds
 
 
-def _plain(btf: Btf) -> bytes:
+def _plain(found: tuple[Numbers, Numbers]) -> bytes:
     """Return the words without references: by what stays, records are recognised."""
-    words = btf.words.copy()
-    words[btf.classes > 0] = 0
-    return words.tobytes()
+    words, kinds = found
+    return bytes(words * (kinds == btf.PLAIN))
 
 
 class Learning:

@@ -9,7 +9,8 @@ import itertools
 from array import array
 from collections.abc import Sequence
 
-from composer.jigdo.delta.columns import Streams, wrong
+from composer.jigdo.delta.columns import Streams
+from composer.jigdo.delta.numbers import wrong
 from composer.jigdo.encoding import Cursor, uvarint, uvarints
 
 

@@ -13,12 +13,14 @@ import pytest
 from composer.checksum import ObjectChecksum
 from composer.jigdo.container import Kind
 from composer.jigdo.delta.building import DeltaOptions
+from composer.jigdo.delta.codecs import CodecNumber
 from composer.jigdo.delta.table import COPY, PATCH, REPACK, DeltaTable
 from composer.jigdo.examine import Choices, Prefer, Wanted, examine
 from composer.jigdo.explain import explain
 from composer.jigdo.reader import JigdoSet
 from composer.jigdo.reassemble import reassemble
 from composer.ostree.repo import Repository
+from tests.jigdo.delta.modules import Kernel, module
 from tests.jigdo.sets import (
     REF,
     Packages,
@@ -239,17 +241,21 @@ def test_budget_bounds_what_is_shipped_of_packages(tmp_path: Path) -> None:
 def test_damaged_base_costs_the_delta_and_not_the_update(whole: Update, tmp_path: Path) -> None:
     client = whole.client(tmp_path / "client")
     path = _object_of(client, whole.old, "usr/lib/libprog.so.1.2")
-    mode = path.stat().st_mode
-    xattrs = {name: os.getxattr(path, name) for name in os.listxattr(path)}
-    path.unlink()
-    path.write_bytes(b"\0" * len(NOISE))
-    path.chmod(mode)
-    for name, value in xattrs.items():
-        os.setxattr(path, name, value)
+    _rewrite(path, b"\0" * len(NOISE))
     source = Packages(whole.set.packages)
     pull(whole.set.open(), client, source, base=whole.old)
     assert source.given == ["prog"]
     assert client.resolve(REF) == whole.set.commit
+
+
+def _rewrite(path: Path, data: bytes) -> None:
+    mode = path.stat().st_mode
+    xattrs = {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    path.unlink()
+    path.write_bytes(data)
+    path.chmod(mode)
+    for name, value in xattrs.items():
+        os.setxattr(path, name, value)
 
 
 def _object_of(repo: Repository, commit: ObjectChecksum, name: str) -> Path:
@@ -331,3 +337,41 @@ def test_set_with_deltas_is_reproducible(whole: Update, tmp_path: Path) -> None:
     )  # fmt: skip
     assert again.data == whole.set.data
     assert list(again.open().index.of(Kind.PATCH))
+
+
+def _modules(number: int, kernel: Kernel, *, inserted: bool) -> dict[str, bytes]:
+    return {
+        f"/usr/lib/modules/6.1.0-{number}/kernel/m{seed}.ko": module(
+            seed, kernel, functions=60 + 5 * seed, inserted=seed if inserted else -1
+        )
+        for seed in range(6)
+    }
+
+
+def test_modules_are_made_side_by_side_and_a_damaged_one_costs_only_itself(tmp_path: Path) -> None:
+    first = _modules(1, Kernel(100_000, 1_000_000), inserted=False)
+    second = _modules(2, Kernel(100_037, 1_000_411), inserted=True)
+    repo = Repository.create(tmp_path / "source", mode="bare-user")
+    old = _generation(repo, tmp_path, System(first, {}), "1")
+    new = _generation(repo, tmp_path, System(second, {}), "2")
+    options = DeltaOptions(bases=(old.commit,), rpm="all")
+    built = build(repo, new.commit, new.packages, tmp_path, deltas=options)
+    pieces = [piece for content in table_of(built.open()).contents for piece in content.pieces]
+    assert [piece.codec for piece in pieces] == [CodecNumber.LINKED] * 6
+    found = Update(old.commit, built)
+
+    for damage in (None, 0, 100):
+        client = found.client(tmp_path / f"client {damage}")
+        if damage is not None:
+            # One's header, or its code: another kind of file, or a content that is wrong.
+            path = _object_of(client, old.commit, "usr/lib/modules/6.1.0-1/kernel/m3.ko")
+            changed = bytearray(path.read_bytes())
+            changed[damage] ^= 255
+            _rewrite(path, bytes(changed))
+        wanted = examine(built.open(), client, base=old.commit, check=lambda c: None)
+        source = Packages(built.packages)
+        plans = reassemble(built.open(), wanted, client, source, ref=REF)
+        assert client.resolve(REF) == new.commit
+        assert source.given == ([] if damage is None else ["prog"])
+        again = [] if damage is None else [len(second["/usr/lib/modules/6.1.0-2/kernel/m3.ko"])]
+        assert [plan.object_bytes for plan in plans[1:]] == again

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composer.errors import FormatError
-from composer.jigdo.delta import columns
+from composer.jigdo.delta import numbers
 from composer.jigdo.delta.columns import (
     PIECE,
     Copy,
@@ -163,7 +163,7 @@ _EITHER_WAY = pytest.mark.parametrize("short", [0, 1 << 10], ids=["as long", "as
 def test_hostile_patch_is_refused(
     patch: bytes, short: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(columns, "_SHORT", short)
+    monkeypatch.setattr(numbers, "_SHORT", short)
     with pytest.raises(FormatError):
         _made(bytes(100), patch, 100)
 
@@ -177,9 +177,9 @@ def test_hostile_patch_is_refused(
 def test_a_column_means_the_same_short_and_long(column: bytes, width: int, limit: int) -> None:
     def read(short: int) -> list[list[int]] | None:
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(columns, "_SHORT", short)
+            patched.setattr(numbers, "_SHORT", short)
             try:
-                blocks = [block.tolist() for block in columns._read_numbers(column, width, limit)]
+                blocks = [block.tolist() for block in numbers.read_numbers(column, width, limit)]
             except FormatError:
                 return None
             return [row for block in blocks for row in block]

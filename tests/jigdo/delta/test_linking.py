@@ -14,7 +14,7 @@ from composer.errors import ComposerError, FormatError
 from composer.jigdo.delta import codecs
 from composer.jigdo.delta.codecs import CannotMake, CodecNumber, HDiff
 from composer.jigdo.delta.columns import FileBase
-from composer.jigdo.delta.elf import parse_relocatable, relocations_of
+from composer.jigdo.delta.elf import parse_relocatables, relocations_of
 from composer.jigdo.delta.linking import Learning, Linked, moves_of
 from composer.jigdo.delta.moving import Moves, Shared, join_linked, split_linked
 from composer.jigdo.delta.steps import Steps
@@ -148,17 +148,17 @@ def test_damaged_base_gives_our_own_errors(data: st.DataObject) -> None:
 
 def test_tables_that_overlap_or_end_outside_are_no_relocatable_file() -> None:
     base = module(1, OLD)
-    file = parse_relocatable(base)
+    file = parse_relocatables(base, [len(base)])
     assert file is not None
     table = int.from_bytes(base[0x28:0x30], "little")
     for field, values in ((0x18, (1 << 62, len(base), 0)), (0x20, (1 << 63, len(base), 25))):
-        for section in (file.symbols, file.names, int(file.relocations[0])):
+        for section in map(int, (file.symbols[0], file.names[0], file.relocations[0])):
             for value in values:
                 damaged = bytearray(base)
                 struct.pack_into("<Q", damaged, table + section * 64 + field, value)
-                found = parse_relocatable(damaged)
+                found = parse_relocatables(damaged, [len(damaged)])
                 if found is not None:
-                    assert len(relocations_of(damaged, found)) * 24 <= len(base)
+                    assert len(relocations_of(damaged, found)[0]) * 24 <= len(base)
 
 
 def test_more_steps_than_allowed_are_refused() -> None:
