@@ -32,8 +32,8 @@ from composer.jigdo.container import (
     parse_trailer,
 )
 from composer.jigdo.delta import codecs
-from composer.jigdo.delta.needs import usable
 from composer.jigdo.delta.frames import decompress_update, join_patches, split_patches
+from composer.jigdo.delta.needs import usable
 from composer.jigdo.delta.table import DeltaTable, dump_table, parse_table
 from composer.jigdo.description import apply_update, parse_update, split_description
 from composer.jigdo.manifest import (
