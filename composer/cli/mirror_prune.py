@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from composer.cli.clock import now
-from composer.cli.config import tuf_keys_option
+from composer.cli.config import tuf_keys_option, wait_option
 from composer.cli.console import Console, json_option
 from composer.cli.mirror_verify import repository_option
 from composer.cli.text import human_bytes, plain
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from composer.jigdo.build import LocalPackage
     from composer.jigdo.pointer import PointerEntry
     from composer.mirror.keys import KeyDirectory
-    from composer.mirror.pruning import Pruned, PrunePlan
+    from composer.mirror.pruning import Pruned, PrunePlan, Signing
     from composer.mirror.retention import Labels
     from composer.mirror.trash import Unlisted
+    from composer.ostree.locking import Wait
     from composer.rpm.package import PackageRef
 
 _REPOSITORY = click.argument(
@@ -77,7 +78,14 @@ _REPOSITORY = click.argument(
 )
 @click.option("--dry-run", is_flag=True, help="Say what would go, and what versions take.")
 @click.option("--undo", is_flag=True, help="List again what was taken away and is still there.")
+@click.option("--gpg-sign", default="", metavar="KEYID", help="Sign repomd.xml, with GPG.")
+@click.option(
+    "--gpg-homedir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Where the GPG keys are.",
+)
 @tuf_keys_option
+@wait_option
 @json_option
 @click.pass_obj
 def prune(
@@ -93,7 +101,10 @@ def prune(
     grace: str,
     dry_run: bool,
     undo: bool,
+    gpg_sign: str,
+    gpg_homedir: Path | None,
     tuf_keys: KeyDirectory | None,
+    wait: Wait | None,
     as_json: bool,
 ) -> None:
     """Take old versions out of DIR, and RPMs that they alone needed.
@@ -105,14 +116,16 @@ def prune(
     """
     from composer.mirror.making import find_packages
     from composer.mirror.needs import parse_repositories
-    from composer.mirror.pruning import PruneOptions
+    from composer.mirror.pruning import PruneOptions, Signing
     from composer.mirror.pruning import prune as prune_mirror
+    from composer.mirror.repomd_signature import RepomdSigner
     from composer.mirror.retention import Rules, parse_span
 
+    signing = Signing(tuf_keys, RepomdSigner(gpg_sign, gpg_homedir) if gpg_sign else None)
     if undo:
         if keep or keep_within or tags or dry_run:
             raise UsageError("--undo takes no rules")
-        _undo(console, repository, tuf_keys, find_packages(places), as_json=as_json)
+        _undo(console, repository, signing, find_packages(places), wait, as_json=as_json)
         return
     options = PruneOptions(
         rules=Rules(
@@ -125,11 +138,11 @@ def prune(
         packages=find_packages(places),
         repositories=parse_repositories(repositories),
         packages_too=packages_too,
-        keys=tuf_keys,
+        signing=signing,
         now=now(),
     )
     with console.progress(as_json=as_json) as report:
-        done = prune_mirror(repository, options, dry_run=dry_run, report=report)
+        done = prune_mirror(repository, options, dry_run=dry_run, report=report, wait=wait)
     if as_json:
         console.json(_document(done, dry_run=dry_run))
         return
@@ -146,14 +159,15 @@ def prune(
 def _undo(
     console: Console,
     repository: Path,
-    keys: KeyDirectory | None,
+    signing: Signing,
     packages: list[LocalPackage],
+    wait: Wait | None,
     *,
     as_json: bool,
 ) -> None:
     from composer.mirror.pruning import undo
 
-    done = undo(repository, keys, packages)
+    done = undo(repository, signing, packages, wait=wait)
     if as_json:
         rows = {name: _packages(own) for name, own in done.lacking.items()}
         console.json({"back": _rows(done.back), "lacking": rows})

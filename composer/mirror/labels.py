@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from composer.checksum import ObjectChecksum
 from composer.errors import FormatError, UsageError
 from composer.jigdo.pointer import PointerEntry
+from composer.mirror.lists import read_lists
 from composer.mirror.needs import chosen
-from composer.mirror.publish import alone, published_sets
+from composer.mirror.renewing import alone
 from composer.mirror.retention import Labels
 from composer.system.files import write_bytes
 
@@ -111,7 +112,7 @@ def label(
 def _one(repository: Path, name: str) -> PointerEntry:
     if "@" not in name:
         raise UsageError(f"{name}: expected REF@VERSION, or REF@COMMIT")
-    found = chosen(published_sets(repository), [name])
+    found = chosen(read_lists(repository).entries, [name])
     if len(found) > 1:
         raise UsageError(
             f"{name}: {len(found)} commits have that version",

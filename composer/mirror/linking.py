@@ -13,6 +13,7 @@ from pathlib import Path
 
 from composer.checksum import ContentDigest
 from composer.errors import ComposerError, NotFound
+from composer.mirror.lists import read_lists
 from composer.mirror.metalink import (
     Edition,
     Family,
@@ -24,7 +25,6 @@ from composer.mirror.metalink import (
 )
 from composer.mirror.mirror_list import MirrorSite, countries
 from composer.mirror.needs import Place
-from composer.mirror.publish import current_pointer
 from composer.mirror.verdicts import Verified, behind
 from composer.mirror.verifying import Options, verify
 from composer.net.fetch import Fetcher
@@ -91,7 +91,7 @@ def write_links(
     if family is not None:
         files[TREEINFO] = make_treeinfo(
             family,
-            current_pointer(repository).entries,
+            read_lists(repository).pointer.entries,
             {REPOMD: str(ContentDigest.of(data))},
             timestamp=editions[0].timestamp,
             links=[METALINK, MIRRORLIST],

@@ -9,7 +9,6 @@ at again.  A run that was interrupted is completed by the next.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,12 +16,16 @@ from pathlib import Path
 from composer.checksum import ContentDigest
 from composer.errors import NotFound, UsageError
 from composer.jigdo.build import LocalPackage
-from composer.jigdo.pointer import Pointer, PointerEntry, Versions
+from composer.jigdo.pointer import PointerEntry
 from composer.mirror.keys import KeyDirectory
+from composer.mirror.known import KnownFiles
 from composer.mirror.labels import read_labels
+from composer.mirror.lists import Lists, read_lists
 from composer.mirror.needless import Needed, needless
 from composer.mirror.needs import Place
-from composer.mirror.publish import alone, current_pointer, current_versions, relist
+from composer.mirror.publish import outdated
+from composer.mirror.renewing import alone, disk_told, renew
+from composer.mirror.repomd_signature import SIGNATURE, RepomdSigner
 from composer.mirror.retaining import lost_packages, retain
 from composer.mirror.retention import NO_RULES, Labels, Rules, Verdict, judge
 from composer.mirror.space import Needs, Space, packages_here, read_needs, weigh
@@ -36,6 +39,7 @@ from composer.mirror.trust import (
     says,
     stated_locations,
 )
+from composer.ostree.locking import Wait
 from composer.progress import Report, Step, silent
 from composer.rpm.package import RETAINED_DIRECTORY, PackageRef
 from composer.rpm.rpmmd import read_packages
@@ -45,12 +49,20 @@ GRACE = timedelta(days=2)
 
 
 @dataclass(frozen=True, slots=True)
+class Signing:
+    """Keys for statements, and who signs repomd.xml."""
+
+    keys: KeyDirectory | None = None
+    repomd: RepomdSigner | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PruneOptions:
     """What is wanted of a prune.
 
     ``packages`` are RPMs to retain of, where ``repositories`` (by name, as clients know them)
-    have dropped what a version needs; ``keys`` sign what is published.  With ``packages_too``
-    RPMs go that others have put there, of which there are newer ones.
+    have dropped what a version needs.  With ``packages_too`` RPMs go that others have put
+    there, of which there are newer ones.  ``signing`` is for what is published then.
     """
 
     rules: Rules = NO_RULES
@@ -58,7 +70,7 @@ class PruneOptions:
     packages: Sequence[LocalPackage] = ()
     repositories: Mapping[str, Place] = field(default_factory=dict)
     packages_too: bool = False
-    keys: KeyDirectory | None = None
+    signing: Signing = Signing()
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
@@ -101,29 +113,42 @@ class Pruned:
 
 
 def prune(
-    repository: Path, options: PruneOptions, *, dry_run: bool = False, report: Report = silent
+    repository: Path,
+    options: PruneOptions,
+    *,
+    dry_run: bool = False,
+    report: Report = silent,
+    wait: Wait | None = None,
 ) -> Pruned:
     """Remove versions by rules, and RPMs that they alone needed; with ``dry_run`` only say so.
 
-    Raises UsageError where statements have to be signed and there are no keys, and whatever
-    is wrong with a set that stays: the repository is then as it was.
+    Raises UsageError where something has to be signed and there is no key, Busy (unless there
+    is ``wait``), and whatever is wrong with a set that stays: the repository is then as it was.
     """
     _require_own(repository)
-    if options.keys and not dry_run:
-        require_begun(repository, options.keys)
-    with nullcontext() if dry_run else alone(repository):
-        pointer, versions = current_pointer(repository), current_versions(repository)
-        plan = _plan(repository, pointer, versions, options, report)
-        if dry_run:
-            return Pruned(plan)
-        agree = says(repository, pointer, versions)
-        _require_keys(repository, options.keys, changes=plan.lists_change or not agree)
+    keys = options.signing.keys
+    if dry_run:
+        return Pruned(_plan(repository, read_lists(repository), options, report))
+    if keys:
+        require_begun(repository, keys)
+    with disk_told(repository), alone(repository, wait):
+        lists = read_lists(repository)
+        plan = _plan(repository, lists, options, report)
+        agree = says(repository, lists.pointer, lists.versions)
+        _require_signers(
+            repository,
+            options.signing,
+            lists_change=plan.lists_change or not agree,
+            rpm_md_changes=plan.relists,
+        )
         report(Step("prune", item=str(repository)))
+        known = KnownFiles(repository)
         if plan.retain:
-            retain(repository, plan.retain, options.packages)
+            retain(repository, plan.retain, options.packages, known)
         if plan.relists:
-            versions = _relist(repository, pointer, versions, plan, options.now)
-        signed = _sign(repository, pointer, versions, options.keys)
+            signed = _relist(repository, lists, plan, options, known)
+        else:
+            signed = _sign(repository, lists, keys)
         _remove(repository, plan, options.now)
     return Pruned(plan, plan.due, signed)
 
@@ -138,20 +163,23 @@ class Undone:
 
 
 def undo(
-    repository: Path, keys: KeyDirectory | None, packages: Sequence[LocalPackage] = ()
+    repository: Path,
+    signing: Signing,
+    packages: Sequence[LocalPackage] = (),
+    *,
+    wait: Wait | None = None,
 ) -> Undone:
     """List again all that prunes have taken from the lists and is still there.
 
     A version of which an RPM has gone meanwhile is listed only if ``packages`` have that.
     """
     _require_own(repository)
-    if keys:
-        require_begun(repository, keys)
-    with alone(repository):
-        unlisted = read_unlisted(repository)
-        pointer, versions = current_pointer(repository), current_versions(repository)
-        listed = {(one.ref, one.commit) for one in (*pointer.entries, *versions.entries)}
-        _require_keys(repository, keys, changes=any(one.entry for one in unlisted))
+    if signing.keys:
+        require_begun(repository, signing.keys)
+    with disk_told(repository), alone(repository, wait):
+        unlisted, lists = read_unlisted(repository), read_lists(repository)
+        changes = any(one.entry for one in unlisted)
+        _require_signers(repository, signing, lists_change=changes, rpm_md_changes=bool(unlisted))
         lost = _lost(repository, [one.entry for one in unlisted if one.entry])
         at_hand = {package.ref.pkgid for package in packages}
         lacking = {
@@ -159,14 +187,17 @@ def undo(
             for entry, own in lost.items()
         }
         back = tuple(one for one in unlisted if not (one.entry and lacking[one.entry]))
+        known = KnownFiles(repository)
+        listed = {(one.ref, one.commit) for one in lists.entries}
         for entry in (one.entry for one in back if one.entry):
-            if pointer.get(entry.ref) and (entry.ref, entry.commit) not in listed:
-                versions = versions.with_entry(entry)
-            retain(repository, lost[entry], packages)
+            retain(repository, lost[entry], packages, known)
+            if lists.pointer.get(entry.ref) and (entry.ref, entry.commit) not in listed:
+                lists = lists.with_set(entry, newest=False)
         stays = [one for one in unlisted if one not in back]
         if back:
-            relist(repository, pointer, versions, [one.location for one in stays])
-        signed = _sign(repository, pointer, versions, keys)
+            signed = _renew(repository, lists, stays, signing, known)
+        else:
+            signed = _sign(repository, lists, signing.keys)
         write_unlisted(repository, stays)
     told = {f"{entry.ref} {entry.version}": own for entry, own in lacking.items() if own}
     return Undone(back, told, signed)
@@ -199,23 +230,31 @@ def _require_own(repository: Path) -> None:
         )
 
 
-def _require_keys(repository: Path, keys: KeyDirectory | None, *, changes: bool) -> None:
-    if changes and keys is None and is_signed(repository):
+def _require_signers(
+    repository: Path, signing: Signing, *, lists_change: bool, rpm_md_changes: bool
+) -> None:
+    """Refuse what would leave something signed without a signature that fits."""
+    if lists_change and signing.keys is None and is_signed(repository):
         raise UsageError(
             f"{repository} has signed statements, which name the versions that there are",
             hint="--tuf-keys DIR has the keys that sign it anew",
+        )
+    if rpm_md_changes and signing.repomd is None and (repository / SIGNATURE).exists():
+        raise UsageError(
+            f"{repository}: its repomd.xml is signed, and dnf may demand that",
+            hint="--gpg-sign KEYID signs the new one; where that is done elsewhere, remove "
+            f"{SIGNATURE} before",
         )
 
 
 # What to do.
 
 
-def _plan(
-    repository: Path, pointer: Pointer, versions: Versions, options: PruneOptions, report: Report
-) -> PrunePlan:
+def _plan(repository: Path, lists: Lists, options: PruneOptions, report: Report) -> PrunePlan:
+    pointer, versions = lists.pointer, lists.versions
     if not pointer.entries:
         raise NotFound(f"{repository}: carries no jigdo sets", hint="`set build --output` puts one")
-    there = [one for one in versions.entries if (repository / one.location).is_file()]
+    there = lists.existing(repository).versions.entries
     labels = read_labels(repository)
     verdicts = judge(pointer.entries, there, options.rules, labels=labels, now=options.now)
     report(Step("read sets", 0, len(verdicts), "sets"))
@@ -240,7 +279,7 @@ def _plan(
     )
     new = {one.location for one in unlist}
     rest = [one for one in before if not needed(one) and one.location not in new]
-    due = _due(repository, pointer, versions, rest, options)
+    due = _due(repository, lists, rest, options)
     lost = lost_packages(repository, kept, options.repositories) if _looks(options) else []
     at_hand = {package.ref.pkgid for package in options.packages}
     gone = tuple(one for one in versions.entries if one not in there)
@@ -274,14 +313,9 @@ def _require_sound(kept: Sequence[Needs]) -> None:
 
 
 def _due(
-    repository: Path,
-    pointer: Pointer,
-    versions: Versions,
-    rest: Sequence[Unlisted],
-    options: PruneOptions,
+    repository: Path, lists: Lists, rest: Sequence[Unlisted], options: PruneOptions
 ) -> tuple[Unlisted, ...]:
-    listed = {one.location for one in (*pointer.entries, *versions.entries)}
-    if stated_locations(repository) - listed:
+    if stated_locations(repository) - lists.locations:
         return ()  # clients that go by statements need what those name, whatever that is
     until = (options.now - options.grace).timestamp()
     return tuple(one for one in rest if one.since is not None and one.since <= until)
@@ -307,15 +341,30 @@ def _one_more(
 
 
 def _relist(
-    repository: Path, pointer: Pointer, versions: Versions, plan: PrunePlan, now: datetime
-) -> Versions:
+    repository: Path, lists: Lists, plan: PrunePlan, options: PruneOptions, known: KnownFiles
+) -> Refreshed | None:
+    versions = lists.versions
     for entry in (*plan.gone, *(one.entry for one in plan.unlist if one.entry)):
         versions = versions.without(entry.ref, entry.commit)
     hidden = [*plan.unlist, *plan.waiting, *plan.due]
     write_unlisted(repository, hidden)
-    relist(repository, pointer, versions, [one.location for one in hidden])
-    write_unlisted(repository, _since(hidden, now))
-    return versions
+    after = Lists(lists.pointer, versions)
+    signed = _renew(repository, after, hidden, options.signing, known)
+    write_unlisted(repository, _since(hidden, options.now))
+    return signed
+
+
+def _renew(
+    repository: Path,
+    lists: Lists,
+    hidden: Sequence[Unlisted],
+    signing: Signing,
+    known: KnownFiles,
+) -> Refreshed | None:
+    without = {one.location for one in hidden} | outdated(repository, lists)
+    return renew(
+        repository, lists, known=known, without=without, keys=signing.keys, signer=signing.repomd
+    )
 
 
 def _since(rpms: Sequence[Unlisted], now: datetime) -> list[Unlisted]:
@@ -323,13 +372,11 @@ def _since(rpms: Sequence[Unlisted], now: datetime) -> list[Unlisted]:
     return [replace(one, since=time) if one.since is None else one for one in rpms]
 
 
-def _sign(
-    repository: Path, pointer: Pointer, versions: Versions, keys: KeyDirectory | None
-) -> Refreshed | None:
+def _sign(repository: Path, lists: Lists, keys: KeyDirectory | None) -> Refreshed | None:
     if keys is None:
         return None
     ledger = open_ledger(repository)
-    return refresh(ledger, pointer, keys, versions=versions, now=datetime.now(UTC))
+    return refresh(ledger, lists.pointer, keys, versions=lists.versions, now=datetime.now(UTC))
 
 
 def _remove(repository: Path, plan: PrunePlan, now: datetime) -> None:

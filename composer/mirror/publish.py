@@ -22,6 +22,8 @@ from composer.mirror.placing import Placer
 from composer.mirror.renewing import alone, renew
 from composer.mirror.repomd_signature import RepomdSigner
 from composer.mirror.set_rpm import locate_jigdo, set_identity
+from composer.mirror.space import read_needs
+from composer.mirror.trash import read_unlisted
 from composer.mirror.trust import Refreshed, stated_locations
 from composer.rpm.package import LOCAL_DIRECTORY, retained_location
 
@@ -110,10 +112,19 @@ def settle(
     # Who has just read the old pointers may be reading those that they name; who goes by
     # statements, those that they name until they are signed anew.
     unread = replaced - before.locations - stated_locations(repository)
-    refreshed = renew(repository, after, known=known, without=replaced, keys=keys, signer=signer)
+    without = replaced | _hidden(repository, before, after)
+    refreshed = renew(repository, after, known=known, without=without, keys=keys, signer=signer)
     for location in unread:
         (repository / location).unlink()
     return refreshed
+
+
+def _hidden(repository: Path, before: Lists, after: Lists) -> set[str]:
+    """Return where RPMs are that a prune took from rpm-md, and that no new set needs."""
+    unlisted = [one for one in read_unlisted(repository) if one.location not in after.locations]
+    new = [one for one in after.entries if one not in before.entries] if unlisted else []
+    wanted = {package.pkgid for needs in read_needs(repository, new) for package in needs.packages}
+    return {one.location for one in unlisted if one.pkgid not in wanted}
 
 
 def outdated(repository: Path, lists: Lists) -> set[str]:

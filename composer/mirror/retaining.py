@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from composer.jigdo.build import LocalPackage
-from composer.jigdo.local import require_pkgid
+from composer.mirror.known import KnownFiles
 from composer.mirror.needs import Place
+from composer.mirror.placing import Placer
 from composer.mirror.space import Needs
 from composer.mirror.verifying import Options, verify
 from composer.rpm.package import PackageRef, retained_location
-from composer.system.files import writing
 
 
 def lost_packages(
@@ -37,20 +35,22 @@ def lost_packages(
 
 
 def retain(
-    repository: Path, packages: Iterable[PackageRef], available: Sequence[LocalPackage]
+    repository: Path,
+    packages: Iterable[PackageRef],
+    available: Sequence[LocalPackage],
+    known: KnownFiles,
 ) -> None:
-    """Copy RPMs of ``available`` to where clients of ``repository`` look at last.
+    """Put RPMs of ``available`` where clients of ``repository`` look at last.
 
     Raises ChecksumMismatch for a file that is not the RPM that it should be.
     """
     paths = {one.ref.pkgid: one.path for one in available}
+    placer = Placer(repository, known)
+    placer.begin()
     for package in packages:
-        source = paths[package.pkgid]
-        require_pkgid(package, source)
-        place = repository / retained_location(package)
-        with source.open("rb") as old, writing(place) as new:
-            shutil.copyfileobj(old, new, 1 << 20)
-        require_pkgid(package, place)
-        # rpm-md has the file's time.
-        time = source.stat().st_mtime
-        os.utime(place, (time, time))
+        location = retained_location(package)
+        path = repository / location
+        if path.exists() and known.hash(location) != package.pkgid:
+            path.unlink()  # it has the name of what it is not: damaged
+        placer.place(paths[package.pkgid], location, package.pkgid)
+    placer.end()

@@ -15,17 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from composer.mirror.lists import read_lists
 from composer.mirror.needs import Place
-from composer.mirror.publish import published_sets
 from composer.mirror.verifying import Options, verify
-from composer.net.trust import read_statements
+from composer.net.fetch import Fetcher
+from composer.net.repository import find_signed_version
+from composer.net.trust import Statement, read_statements
 from composer.net.trust_store import TrustStore
 from composer.sysroot.sysroot import Sysroot
 from tests.client.published import BASE, MINIMAL, Published, fsck, staged_objects
 from tests.client.pulling import REMOTE
 from tests.commands import jigdo, ostree
 from tests.mirror.histories import STABLE, TESTING, History
-from tests.mirror.reading import by_rpm_md, by_statements
+from tests.mirror.reading import by_rpm_md, by_statements, require_set
 from tests.net.lying_mirror import LyingMirror
 from tests.sysroot.conftest import FILES, KERNEL, OS, REF, Scene
 
@@ -285,22 +287,30 @@ class InMirror:
 
     def check(self, root: Path) -> bool:
         mirror = root / "mirror"
-        listed = published_sets(mirror)
+        listed = read_lists(mirror).entries
         versions = {one.version for one in listed if one.ref == STABLE}
         assert versions in ({f"1.{n}" for n in range(1, 7)}, {"1.5", "1.6"}), versions
         # What each of them needs is there, byte for byte, and what rpm-md lists for dnf.
         found = verify(Place.of(str(mirror)), Options(full=True, all_packages=True))
         assert found.error is None
-        # Between the lists and the statements only who asks for an old version has to wait.
+        # Between two renames rpm-md and statements differ; each holds by itself.
         assert all(one.kind == "untrusted" for one in found.problems), found.problems
-        # A client that goes by statements finds the newest, whatever happened.
+        # A client that goes by statements finds the newest, and versions that stay.
         pinned = (mirror / "tuf/1.root.json").read_bytes()
         with tempfile.TemporaryDirectory() as state:
             store = TrustStore(Path(state), "crash", pinned)
             for statement in read_statements(Place.of(str(mirror)).mirrors, store).values():
                 assert statement.entry in listed
+                if statement.entry.ref == STABLE:
+                    self._finds(mirror, statement, "1.5")
         gone = next(one for one in self.history.entries() if one.ref == TESTING)
         return len(versions) == 2 and found.is_sound and not (mirror / gone.location).exists()
+
+    @staticmethod
+    def _finds(mirror: Path, statement: Statement, version: str) -> None:
+        with Fetcher(Place.of(str(mirror)).mirrors) as fetcher:
+            found = find_signed_version(fetcher, statement.entry, statement.versions, version)
+        require_set(mirror, found)
 
 
 def landed_objects(repo: Path) -> set[str]:

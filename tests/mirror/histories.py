@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composer.jigdo.pointer import PointerEntry
-from composer.mirror.publish import published_sets
+from composer.mirror.lists import read_lists
 from composer.ostree.repo import Repository
 from tests.client.generations import revised
 from tests.client.pulling import run_here
@@ -53,7 +53,7 @@ class History:
 
     def entries(self) -> list[PointerEntry]:
         """All that is published, by ref, oldest first."""
-        return sorted(published_sets(self.mirror), key=lambda one: (one.ref, one.timestamp))
+        return sorted(read_lists(self.mirror).entries, key=lambda one: (one.ref, one.timestamp))
 
 
 def make(root: Path, published: Callable[[str, int], object] = lambda ref, number: None) -> History:

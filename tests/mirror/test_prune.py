@@ -10,9 +10,10 @@ from unittest.mock import patch
 
 import pytest
 
-from composer.mirror.publish import published_sets
-from composer.rpm.rpmmd import read_packages
-from tests.client.published import copy_of, put
+from composer.mirror.lists import read_lists
+from composer.mirror.renewing import alone
+from composer.rpm.rpmmd import REPOMD, read_packages
+from tests.client.published import Gpg, copy_of, put
 from tests.client.pulling import check_message, run_here
 from tests.commands import Done, ostree
 from tests.mirror.histories import DAY, PACKAGES, STABLE, TESTING, TIME, History, build
@@ -59,7 +60,7 @@ def tree(directory: Path) -> dict[str, tuple[int, int]]:
 
 def listed(directory: Path, ref: str = STABLE) -> list[str]:
     """Versions of a ref that are listed."""
-    return sorted(one.version for one in published_sets(directory) if one.ref == ref)
+    return sorted(one.version for one in read_lists(directory).entries if one.ref == ref)
 
 
 def in_rpm_md(directory: Path) -> set[str]:
@@ -357,6 +358,27 @@ def test_undo_is_signed_too(directory: Path, keys: Path, tmp_path: Path) -> None
     assert at(NOW, "mirror", "prune", directory, "--undo", "--tuf-keys", keys).status == 0
     sound(directory, "--tuf-root", directory / "tuf/1.root.json")
     assert "1.1" in listed(directory)
+
+
+def test_signed_repomd_is_signed_anew(directory: Path) -> None:
+    with Gpg.home() as gpg:
+        key = gpg.make_key("operator")
+        repomd, signature = directory / REPOMD, directory / f"{REPOMD}.asc"
+        gpg.run("--armor", "--output", signature, "--detach-sign", repomd)
+        err = refused(directory, "--keep", "1", status=2).err
+        check_message(err, "its repomd.xml is signed", "--gpg-sign")
+        pruned(directory, "--keep", "1", "--gpg-sign", key, "--gpg-homedir", gpg.directory)
+        gpg.run("--verify", signature, repomd)
+        # Nothing is signed where nothing is listed anew.
+        pruned(directory, now=NOW + 3 * DAY)
+        gpg.run("--verify", signature, repomd)
+
+
+def test_another_process_that_publishes_is_waited_for_only_when_asked(directory: Path) -> None:
+    with alone(directory):
+        refused(directory, "--keep", "1", status=75)
+        pruned(directory, "--keep", "1", "--dry-run")
+    pruned(directory, "--keep", "1", "--wait")
 
 
 # Bad input.

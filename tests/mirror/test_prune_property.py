@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from composer.checksum import ContentDigest
 from composer.jigdo.build import LocalPackage
 from composer.mirror.labels import label
+from composer.mirror.lists import read_lists
 from composer.mirror.looking import digest_of
 from composer.mirror.needs import Place
-from composer.mirror.pruning import PruneOptions, prune, undo
-from composer.mirror.publish import current_pointer, current_versions, published_sets, relist
+from composer.mirror.pruning import PruneOptions, Signing, prune, undo
+from composer.mirror.renewing import renew
 from composer.mirror.retention import Rules
 from composer.mirror.space import read_needs
 from composer.mirror.trash import read_unlisted
@@ -77,13 +78,13 @@ class Scene:
             assert done.plan == told.plan
             assert not done.plan.lacking
         elif kind == "undo":
-            undo(self.directory, None, self.available if how else ())
+            undo(self.directory, Signing(), self.available if how else ())
         elif kind == "wait":
             assert isinstance(what, int)
             self.now += what * DAY
         elif kind == "label":
             assert isinstance(what, int)
-            entries = published_sets(self.directory)
+            entries = read_lists(self.directory).entries
             entry = entries[what % len(entries)]
             name = f"{entry.ref}@{entry.commit}"
             if how in ("pin", "unpin"):
@@ -101,14 +102,13 @@ class Scene:
             return
         rpms[number % len(rpms)].unlink()
         hidden = [one.location for one in read_unlisted(self.directory)]
-        lists = current_pointer(self.directory), current_versions(self.directory)
-        relist(self.directory, *lists, hidden)
+        renew(self.directory, read_lists(self.directory), without=hidden)
         options = PruneOptions(packages=self.available, now=datetime.fromtimestamp(self.now, UTC))
         prune(self.directory, options)
 
     def require_whole(self) -> None:
         """Require what every version that is listed needs, byte for byte, by two ways."""
-        entries = published_sets(self.directory)
+        entries = read_lists(self.directory).entries
         for needs in read_needs(self.directory, entries):
             assert needs.error is None
             assert self.has(needs.entry.location, needs.entry.pkgid)
@@ -122,7 +122,7 @@ class Scene:
         assert not listed & {one.location for one in read_unlisted(self.directory)}
         # The newest of each ref always stays.
         newest = {ref: commits[-1] for ref, commits in self.history.commits.items()}
-        pointer = current_pointer(self.directory)
+        pointer = read_lists(self.directory).pointer
         assert {one.ref: str(one.commit) for one in pointer.entries} == newest
 
     def has(self, location: str, pkgid: ContentDigest) -> bool:
@@ -176,7 +176,7 @@ def test_every_version_that_stayed_is_pulled_whole(
         config = tmp_path / "config"
         words = ["remote", "add", "x", scene.directory, "--trust", "none"]
         assert run_here(*words, "--config-dir", config).status == 0
-        for entry in published_sets(scene.directory):
+        for entry in read_lists(scene.directory).entries:
             repo = tmp_path / "repo"
             ostree(repo, "init", "--mode=bare-user")
             name = f"x:{entry.ref}@{entry.commit}"
