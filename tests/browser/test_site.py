@@ -118,9 +118,9 @@ def test_plots_are_drawn(browser: Browser) -> None:
     updates, sizes = browser.all("svg.plot")
     bars = updates.find_elements("css selector", "g")
     assert len(bars) == len(RELEASES) - 1
-    for bar in bars:
+    for bar in bars:  # that of the same tree is its metadata
         tall = [rect.rect["height"] for rect in bar.find_elements("css selector", "rect")]
-        assert sum(tall) > 1
+        assert sum(tall) > 0.5
     colors = browser.script(
         "return [...arguments[0].querySelectorAll('rect')].map((a) => getComputedStyle(a).fill)",
         updates,
@@ -137,7 +137,8 @@ def test_plots_are_drawn(browser: Browser) -> None:
         sum(rect.rect["height"] for rect in bar.find_elements("css selector", "rect"))
         for bar in bars
     ]
-    shares = [height / total for height, total in zip(heights, totals[::-1], strict=False)]
+    rows = [*zip(heights, totals[::-1], strict=True)]
+    shares = [height / total for height, total in rows if height > 20]
     assert max(shares) / min(shares) < 1.05
 
 

@@ -26,20 +26,32 @@ _START = 1_700_000_000
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A version: its packages' versions by name, and from which versions its set has deltas."""
+    """A version: its packages' versions by name, and from which versions its set has deltas.
+
+    ``without`` are paths that its tree lacks; ``database`` is what its rpmdb holds.
+    """
 
     version: str
     packages: Mapping[str, int]
     bases: Sequence[str] = ()
+    without: Sequence[str] = ()
+    database: int = 0
 
 
+_LAST = {"alpha": 12, "beta": 4, "gamma": 2, "new": 2, "Odd_Name": 1}
 RELEASES = (
     Release("1.0", {"alpha": 1, "beta": 1, "gamma": 1, "old": 1}),
     Release("1.1", {"alpha": 2, "beta": 1, "gamma": 1, "old": 1}, ["1.0"]),
     Release("1.2", {"alpha": 10, "beta": 2, "gamma": 1, "new": 1}),
     Release("1.3", {"alpha": 9, "beta": 3, "gamma": 2, "new": 1}, ["1.2", "1.0"]),
-    Release(f"2.0 {HOSTILE}/../..", {"alpha": 11, "beta": 3, "gamma": 2, "new": 1}, ["1.3"]),
-    Release("2.1", {"alpha": 12, "beta": 4, "gamma": 2, "new": 2, "Odd_Name": 1}, ["1.3"]),
+    Release(
+        f"2.0 {HOSTILE}/../..",
+        {"alpha": 11, "beta": 3, "gamma": 2, "new": 1},
+        ["1.3"],
+        without=["/usr/share/doc/gamma/README"],
+    ),
+    Release("2.1~rc", _LAST, database=9),
+    Release("2.1", _LAST, ["1.3"], database=9),
 )
 
 
@@ -71,9 +83,12 @@ class Published:
             one.path: one.data
             for name, version in release.packages.items()
             for one in package_files(name, version)
+            if one.path not in release.without
         }
         repo = Repository.open(self.repo)
-        tree = write_files(repo, files | {"/usr/share/rpm/rpmdb.sqlite": content("db", number)})
+        tree = write_files(
+            repo, files | {"/usr/share/rpm/rpmdb.sqlite": content("db", release.database or number)}
+        )
         rows = sorted((str(p.ref.nevra), str(p.ref.pkgid), p.ref.size) for p in local)
         listed = ", ".join(f"({n!r}, {i!r}, uint64 {s})" for n, i, s in rows)
         argv = ["ostree", f"--repo={self.repo}", "commit", "-b", ref, f"--tree=ref={tree}"]

@@ -116,6 +116,9 @@ def test_updates_cost_what_plan_announces(made: Published, tmp_path: Path) -> No
         deltas += told["delta"]
         shutil.rmtree(repo)
     assert deltas > 0
+    # The same tree under another version: nothing but the set's metadata.
+    same = found["2.1~rc"]
+    assert (same["rpm"], same["delta"], same["new"]) == (0, 0, 0) < (same["set"],) * 3
 
 
 def test_a_version_shows_what_it_changed(made: Published) -> None:

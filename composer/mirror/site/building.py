@@ -102,7 +102,7 @@ def build_site(repository: Path, options: SiteOptions, report: Report = silent) 
             report(Step("pages", item="packages"))
             PackagePages(found, repository, kept).make(staging, pages, site)
             time = options.time if options.time is not None else found.time
-            overview_pages(staging, pages, site, found, setup(found.views[0]), time)
+            overview_pages(staging, pages, site, found, setup(found.latest), time)
             written = staging.publish()
         finally:
             staging.close()

@@ -102,6 +102,11 @@ class Collected:
     descriptions: dict[str, Description]
 
     @property
+    def latest(self) -> RefView:
+        """The ref whose newest commit was made last."""
+        return max(self.views, key=lambda one: (one.versions[-1].timestamp, one.ref))
+
+    @property
     def time(self) -> int:
         """When the newest commit was made."""
         return max(facts.timestamp for view in self.views for facts in view.versions)

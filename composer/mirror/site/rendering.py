@@ -51,7 +51,7 @@ class Pages:
             finalize=_shown,
         )
         self._environment.globals.update(
-            human=human, time=_time, day=_day, until=_until, link=_link
+            human=human, time=_time, day=_day, until=_until, link=_link, many=_many
         )
 
     @cached_property
@@ -80,6 +80,10 @@ def markup(text: str) -> Any:
 
 def _shown(value: Any) -> Any:
     return clean(value) if type(value) is str else value
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _moment(seconds: int) -> datetime | None:

@@ -14,6 +14,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,6 +24,7 @@ from composer.system.files import explained, remove_tree, sync_directory, write_
 
 STATE = ".state.json"
 _FORMAT = 1
+_AT_ONCE = 16
 _ORDER = (".css", ".js", ".svg", ".asc", ".json", ".html")
 _LAST = ("feed.atom", "index.html")
 
@@ -105,7 +107,8 @@ class Staging:
         files = {p: f for _, group in self._groups.values() for p, f in group.items()}
         known = {p: f for _, group in self._before.values() for p, f in group.items()}
         fresh = [p for p in self._changed if known.get(p) != files[p] or not self._is_same(p)]
-        os.sync()  # once for all of them, before any is seen
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # the file system commits them together
+            list(pool.map(_flush, [self._staged / path for path in fresh]))
         made = set[Path]()
         for path in sorted(fresh, key=_rank):
             place = self._directory / path
@@ -150,6 +153,11 @@ class Staging:
     def close(self) -> None:
         """Remove what was staged and not published."""
         remove_tree(self._staged)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _rank(path: str) -> tuple[int, str]:
