@@ -5,35 +5,42 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from composer.cli.config import key_directory, keys_option, passphrase_option
+from composer.cli.config import keys_option, passphrase_option
 from composer.cli.console import Console, json_option
+from composer.cli.key_options import (
+    REPOSITORY,
+    URIS,
+    opened_keys,
+    refreshed_document,
+    show_refreshed,
+    tell_change,
+)
+from composer.cli.mirror_key_changes import add, revoke, rotate, terms
 from composer.errors import UsageError
 
 if TYPE_CHECKING:
-    from composer.mirror.keys import KeyDirectory
-    from composer.mirror.rotation import Change
-    from composer.mirror.trust import Refreshed, Terms
+    from composer.mirror.trust import Terms
 
-_REPOSITORY = click.argument(
-    "repository",
-    metavar="DIR",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-)
 _ROLE = re.compile(r"([a-z]+)=([0-9]{1,3})/([0-9]{1,3})\Z")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 _DAYS = re.compile(r"([a-z]+)=([0-9]{1,5})\Z")
 
 
 @click.group()
 def keys() -> None:
-    """Keys that sign what is newest, by TUF: make, show, rotate them, sign with them."""
+    """Keys that sign what is newest, by TUF: make, show, change, revoke them, sign with them."""
+
+
+for _command in (add, revoke, rotate, terms):
+    keys.add_command(_command)
 
 
 @keys.command()
-@_REPOSITORY
+@REPOSITORY
 @keys_option(required=True)
 @passphrase_option
 @click.option(
@@ -50,6 +57,13 @@ def keys() -> None:
     metavar="ROLE=DAYS",
     help="For how long a role's signature holds.  Repeatable.",
 )
+@click.option(
+    "--from",
+    "taken",
+    multiple=True,
+    metavar="ROLE=URI",
+    help=f"Use this key for a role, and make none: {URIS}.  Repeatable.",
+)
 @json_option
 @click.pass_obj
 def init(
@@ -59,6 +73,7 @@ def init(
     passphrase_file: Path | None,
     shares: tuple[str, ...],
     periods: tuple[str, ...],
+    taken: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Make keys for all roles, and sign what is published in DIR.
@@ -71,22 +86,22 @@ def init(
     from composer.net.statement import read_root
 
     root, refreshed = begin_signing(
-        repository, _opened(keys, passphrase_file), _terms(shares, periods)
+        repository, opened_keys(keys, passphrase_file), _terms(shares, periods), _taken(taken)
     )
     pinned = read_root(root)
     if as_json:
         told = {"root": str(root), "sha256": str(pinned.digest), "root_keys": list(pinned.keys)}
-        console.json(told | _document(refreshed))
+        console.json(told | refreshed_document(refreshed))
         return
     console.result(f"root for clients: {root}")
     console.result(f"  SHA-256 {pinned.digest}")
     for key in pinned.keys:
         console.result(f"  key {key}")
-    _show(console, refreshed)
+    show_refreshed(console, refreshed)
 
 
 @keys.command()
-@_REPOSITORY
+@REPOSITORY
 @json_option
 @click.pass_obj
 def show(console: Console, repository: Path, as_json: bool) -> None:
@@ -114,45 +129,40 @@ def show(console: Console, repository: Path, as_json: bool) -> None:
 
 
 @keys.command()
-@_REPOSITORY
-@click.argument("role")
+@click.argument("name")
 @keys_option(required=True)
 @passphrase_option
-@click.option("--keys", "count", type=click.IntRange(1, 100), help="How many; as before.")
-@click.option("--threshold", type=click.IntRange(1, 100), help="How many must sign; as before.")
-@click.option("--same-keys", is_flag=True, help="Keep the keys; only sign anew.")
-@json_option
+@click.option("--from", "uri", default="", metavar="URI", help=f"Take this one: {URIS}.")
+@click.option(
+    "--public",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write its public half there, for `mirror keys add --public` elsewhere.",
+)
 @click.pass_obj
-def rotate(
+def new(
     console: Console,
-    repository: Path,
-    role: str,
+    name: str,
     keys: Path,
     passphrase_file: Path | None,
-    count: int | None,
-    threshold: int | None,
-    same_keys: bool,
-    as_json: bool,
+    uri: str,
+    public: Path | None,
 ) -> None:
-    """Give ROLE new keys instead of those it has, and sign with them.
+    """Make a key called NAME that no role has yet, or take note of one of GPG or a token.
 
-    ROLE is root, targets, snapshot, timestamp, sets, or a ref.  A new root needs the
-    signatures of the old one's keys too: where not all are here, it is written to a file,
-    for `mirror keys sign` elsewhere and then `mirror keys adopt`.
+    So everybody makes an own key, and no private one is ever sent: the public half becomes one
+    of a role's keys where the repository is.
     """
-    from composer.mirror.signing import rotate_published
+    from composer.mirror.keys import dump_public
+    from composer.system.files import write_bytes
 
-    if same_keys and count:
-        raise UsageError("--same-keys and --keys contradict each other")
-    change, refreshed = rotate_published(
-        repository,
-        _opened(keys, passphrase_file),
-        role,
-        count=count,
-        threshold=threshold,
-        same_keys=same_keys,
-    )
-    _tell(console, change, refreshed, as_json=as_json)
+    if not _NAME.match(name):
+        raise UsageError(f"{name}: not a name for a key", hint="letters, digits, . _ -")
+    opened = opened_keys(keys, passphrase_file)
+    key = opened.take(name, uri) if uri else opened.make(name)
+    if public:
+        write_bytes(public, dump_public(key))
+    console.result(f"key {key.keyid}")
 
 
 @keys.command()
@@ -164,7 +174,7 @@ def sign(console: Console, root: Path, keys: Path, passphrase_file: Path | None)
     """Add the signatures of the keys that are here to ROOT, a file that `rotate` wrote."""
     from composer.mirror.rotation import sign_root
 
-    signed = sign_root(root, _opened(keys, passphrase_file))
+    signed = sign_root(root, opened_keys(keys, passphrase_file))
     console.result(f"root {signed.version}, until {signed.expires:%Y-%m-%d}")
     for name, role in sorted(signed.roles.items()):
         for key in role.keyids:
@@ -172,7 +182,7 @@ def sign(console: Console, root: Path, keys: Path, passphrase_file: Path | None)
 
 
 @keys.command()
-@_REPOSITORY
+@REPOSITORY
 @click.argument("root", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @keys_option(required=True)
 @passphrase_option
@@ -189,12 +199,12 @@ def adopt(
     """Publish ROOT, a file that enough people have signed, in DIR."""
     from composer.mirror.signing import adopt_root
 
-    change, refreshed = adopt_root(repository, root, _opened(keys, passphrase_file))
-    _tell(console, change, refreshed, as_json=as_json)
+    change, refreshed = adopt_root(repository, root, opened_keys(keys, passphrase_file))
+    tell_change(console, change, refreshed, as_json=as_json)
 
 
 @click.command()
-@_REPOSITORY
+@REPOSITORY
 @keys_option(required=True)
 @passphrase_option
 @json_option
@@ -209,17 +219,11 @@ def refresh(
     """
     from composer.mirror.signing import refresh_published
 
-    refreshed = refresh_published(repository, _opened(keys, passphrase_file))
+    refreshed = refresh_published(repository, opened_keys(keys, passphrase_file))
     if as_json:
-        console.json(_document(refreshed))
+        console.json(refreshed_document(refreshed))
     else:
-        _show(console, refreshed)
-
-
-def _opened(keys: Path, passphrase_file: Path | None) -> KeyDirectory:
-    found = key_directory(keys, passphrase_file)
-    assert found is not None
-    return found
+        show_refreshed(console, refreshed)
 
 
 def _terms(shares: tuple[str, ...], periods: tuple[str, ...]) -> dict[str, Terms]:
@@ -240,38 +244,13 @@ def _terms(shares: tuple[str, ...], periods: tuple[str, ...]) -> dict[str, Terms
     return terms
 
 
-def _tell(console: Console, change: Change, refreshed: Refreshed | None, *, as_json: bool) -> None:
-    if as_json:
-        document: dict[str, Any] = {
-            "added": list(change.added),
-            "removed": list(change.removed),
-            "waiting": str(change.waiting) if change.waiting else None,
-            "lacking": change.lacking,
-        }
-        console.json(document | (_document(refreshed) if refreshed else {}))
-        return
-    for key in change.added:
-        console.result(f"new key {key}")
-    for key in change.removed:
-        console.result(f"old key {key}")
-    if refreshed:
-        _show(console, refreshed)
-    else:
-        console.result(f"{change.waiting} needs {change.lacking} more signatures")
-        console.say("nothing was published: `mirror keys sign` it, then `mirror keys adopt` it")
+def _taken(texts: tuple[str, ...]) -> dict[str, list[str]]:
+    from composer.mirror.trust import DEFAULT_TERMS
 
-
-def _show(console: Console, refreshed: Refreshed) -> None:
-    for role, version in refreshed.signed.items():
-        console.result(f"signed {role} {version}")
-    console.result(f"holds until {refreshed.expires:%Y-%m-%d %H:%M} UTC")
-    if refreshed.due:
-        console.warn(f"to be signed soon, with keys that are not here: {', '.join(refreshed.due)}")
-
-
-def _document(refreshed: Refreshed) -> dict[str, Any]:
-    return {
-        "signed": dict(refreshed.signed),
-        "expires": refreshed.expires.isoformat(),
-        "due": list(refreshed.due),
-    }
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        role, equals, uri = text.partition("=")
+        if not equals or role not in DEFAULT_TERMS:
+            raise UsageError(f"--from {text}: expected ROLE=URI, as in root=hsm:2")
+        found.setdefault(role, []).append(uri)
+    return found

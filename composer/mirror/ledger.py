@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from composer.checksum import ContentDigest
 from composer.errors import FormatError
-from composer.mirror.keys import missing_keys
+from composer.mirror.keys import missing_keys, sign_with
 from composer.net.statement import versions_name, versions_of
 from composer.system.files import write_bytes
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import CryptoSigner
+    from securesystemslib.signer import Signer
     from tuf.api.metadata import Metadata, MetaFile, Role, Root, Snapshot, Targets, Timestamp
 
 TOP_ROLES = ("root", "targets", "snapshot", "timestamp")
@@ -98,7 +98,7 @@ class Ledger:
         self,
         name: str,
         signed: Root | Targets | Snapshot | Timestamp,
-        signers: Mapping[str, CryptoSigner],
+        signers: Mapping[str, Signer],
         *,
         now: datetime,
     ) -> None:
@@ -115,7 +115,7 @@ class Ledger:
         if len(here) < role.threshold:
             raise missing_keys(name, set(role.keyids) - set(here), role.threshold - len(here))
         for keyid in sorted({*here, *self._keys_before(name) & signers.keys()}):
-            metadata.sign(signers[keyid], append=True)
+            sign_with(metadata, signers[keyid])
         self._staged[name] = (metadata, metadata.to_bytes())
 
     def _keys_before(self, name: str) -> set[str]:

@@ -7,22 +7,22 @@ have the others, and comes back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from composer.errors import ComposerError, FormatError, NotFound
-from composer.mirror.keys import KeyDirectory
-from composer.mirror.ledger import TOP_ROLES, Ledger, days_of
+from composer.errors import ComposerError, FormatError, NotFound, UsageError
+from composer.mirror.keys import KeyDirectory, sign_with
+from composer.mirror.ledger import DAYS, TOP_ROLES, Ledger, days_of
 from composer.mirror.trust import FIRST, SETS
-from composer.net.statement import role_of
+from composer.net.statement import ref_of, role_of
 from composer.system.files import write_bytes
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Key
-    from tuf.api.metadata import Metadata, Role, Root, Targets
+    from tuf.api.metadata import Delegations, Metadata, Role, Root, Targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,14 @@ class Change:
     removed: tuple[str, ...] = ()
     waiting: Path | None = None
     lacking: int = 0
+
+
+class Edit(Protocol):
+    """What is done to the keys and terms of a role."""
+
+    def __call__(self, name: str, role: Role, known: dict[str, Key]) -> Change:
+        """Change ``role``, called ``name``, and add keys to those that are ``known``."""
+        ...
 
 
 def rotate(
@@ -51,75 +59,192 @@ def rotate(
     threshold alone, or nothing but the days.  What is signed is staged in ``ledger``, for
     :func:`composer.mirror.trust.refresh`, unless a root has to wait.
     """
-    new = _New(keys, name, count, threshold, same_keys)
-    if name in TOP_ROLES:
-        root = ledger.root
-        change = new.into(root.roles[name], root.keys)
-        root.keys = _used(root.keys, root.roles.values())
-        return _stage_root(ledger, root, keys, change, now)
-    targets = ledger.targets
-    change = _rotate_delegation(targets, new)
-    targets.version += 1
-    ledger.stage("targets", targets, keys.signers(), now=now)
-    return change
 
-
-class _New:
-    """Keys to be made for a role, when it is known how many it had."""
-
-    def __init__(
-        self,
-        keys: KeyDirectory,
-        name: str,
-        count: int | None,
-        threshold: int | None,
-        same_keys: bool,
-    ) -> None:
-        self.name, self._keys, self._count = name, keys, count
-        self._threshold, self._same = threshold, same_keys
-
-    def into(self, role: Role, known: dict[str, Key]) -> Change:
-        """Change ``role``, and add the keys to those that are ``known``."""
-        number = len(role.keyids) if self._same else self._count or len(role.keyids)
-        threshold = self._threshold or min(role.threshold, number)
-        if threshold > number:
-            raise ComposerError(
-                f"{self.name}: {threshold} of {number} keys cannot sign", hint="--keys makes more"
-            )
-        old, role.threshold = list(role.keyids), threshold
-        if self._same:
+    def renewed(name: str, role: Role, known: dict[str, Key]) -> Change:
+        number = len(role.keyids) if same_keys else count or len(role.keyids)
+        _set_threshold(name, role, threshold or min(role.threshold, number), number)
+        if same_keys:
             return Change()
-        made = self._keys.make_several(self.name.replace("/", "~"), number)
+        old, made = list(role.keyids), keys.make_several(_file_name(name), number)
         role.keyids[:] = [key.keyid for key in made]
         known.update((key.keyid, key) for key in made)
         return Change(tuple(role.keyids), tuple(old))
 
+    return edit(ledger, keys, [name], renewed, now=now)
 
-def _rotate_delegation(targets: Targets, new: _New) -> Change:
+
+def add(
+    ledger: Ledger,
+    keys: KeyDirectory,
+    name: str,
+    *,
+    key: Key | None = None,
+    uri: str = "",
+    threshold: int | None = None,
+    now: datetime,
+) -> Change:
+    """Give a role one more key: one whose public half is given, one by its URI, or a new one."""
+
+    def added(name: str, role: Role, known: dict[str, Key]) -> Change:
+        if key is not None:
+            one = key
+        elif uri:
+            one = keys.take(keys.free_name(_file_name(name)), uri)
+        else:
+            one = keys.make(keys.free_name(_file_name(name)))
+        if one.keyid in role.keyids:
+            raise UsageError(f"{name}: has the key {one.keyid} already", hint="`mirror keys show`")
+        if one.keyid in known and known[one.keyid] != one:
+            raise UsageError(
+                f"{one.keyid}: another key has this id",
+                hint="a damaged file, or somebody tries to take that one's place",
+            )
+        _set_threshold(name, role, threshold or role.threshold, len(role.keyids) + 1)
+        role.keyids.append(one.keyid)
+        known[one.keyid] = one
+        return Change((one.keyid,))
+
+    return edit(ledger, keys, [name], added, now=now)
+
+
+def revoke(
+    ledger: Ledger, keys: KeyDirectory, keyids: Collection[str], *, replace: bool, now: datetime
+) -> Change:
+    """Take keys from all roles that have them; ``replace`` makes others in their place.
+
+    Raises NotFound for one that no role has, ComposerError where a role would have too few.
+    """
+    names = [name for name, role in _roles(ledger).items() if set(role.keyids) & set(keyids)]
+    known = {keyid for name in names for keyid in _roles(ledger)[name].keyids}
+    if unknown := sorted(set(keyids) - known):
+        raise NotFound(f"{unknown[0]}: no role has this key", hint="`mirror keys show` lists all")
+
+    def without(name: str, role: Role, known: dict[str, Key]) -> Change:
+        gone = [one for one in role.keyids if one in keyids]
+        if not gone:
+            return Change()
+        made = keys.make_several(_file_name(name), len(gone)) if replace else []
+        left = [one for one in role.keyids if one not in keyids] + [one.keyid for one in made]
+        if len(left) < role.threshold:
+            raise ComposerError(
+                f"{name}: {len(left)} keys would be left, and {role.threshold} have to sign",
+                hint="--replace makes others; or `mirror keys add` some first, or lower the "
+                "threshold",
+            )
+        role.keyids[:] = left
+        known.update((key.keyid, key) for key in made)
+        return Change(tuple(one.keyid for one in made), tuple(gone))
+
+    return edit(ledger, keys, names, without, now=now)
+
+
+def set_terms(
+    ledger: Ledger,
+    keys: KeyDirectory,
+    name: str,
+    *,
+    threshold: int | None = None,
+    days: int | None = None,
+    now: datetime,
+) -> Change:
+    """Change how many keys of a role have to sign, and for how many days they do."""
+
+    def changed(name: str, role: Role, known: dict[str, Key]) -> Change:
+        _set_threshold(name, role, threshold or role.threshold, len(role.keyids))
+        if days is not None:
+            role.unrecognized_fields[DAYS] = days
+        return Change()
+
+    return edit(ledger, keys, [name], changed, now=now)
+
+
+def _set_threshold(name: str, role: Role, threshold: int, number: int) -> None:
+    if threshold > number:
+        raise ComposerError(
+            f"{name}: {threshold} of {number} keys cannot sign",
+            hint="`mirror keys add` adds keys, `mirror keys rotate --keys` makes others",
+        )
+    role.threshold = threshold
+
+
+def _file_name(role: str) -> str:
+    return role.replace("/", "~")
+
+
+def _roles(ledger: Ledger) -> dict[str, Role]:
+    """All roles by name: TUF's own, what new refs begin with, refs."""
+    root, delegations = ledger.root, ledger.targets.delegations
+    assert delegations is not None
+    found: dict[str, Role] = {name: root.roles[name] for name in TOP_ROLES}
+    found[SETS] = _first(delegations)
+    for name, role in (delegations.roles or {}).items():
+        found[ref_of(name) or name] = role
+    return found
+
+
+def _first(delegations: Delegations) -> Role:
     from tuf.api.metadata import Role
 
+    first = delegations.unrecognized_fields[FIRST]
+    return Role(sorted(first["keyids"]), first["threshold"], {DAYS: first[DAYS]})
+
+
+def edit(
+    ledger: Ledger, keys: KeyDirectory, names: Iterable[str], change: Edit, *, now: datetime
+) -> Change:
+    """Change roles, "sets" or refs, and stage what that makes to be signed.
+
+    Where a root has to wait, nothing is staged.  Raises NotFound for what is no role.
+    """
+    wanted = list(names)
+    top = [name for name in wanted if name in TOP_ROLES]
+    others = [name for name in wanted if name not in TOP_ROLES]
+    done: list[Change] = []
+    targets = ledger.targets
+    for name in others:
+        done.append(_edit_delegation(targets, name, change))
+    waiting = Change()
+    if top:
+        root = ledger.root
+        done += [change(name, root.roles[name], root.keys) for name in top]
+        root.keys = _used(root.keys, root.roles.values())
+        waiting = _stage_root(ledger, root, keys, Change(), now)
+    if others and waiting.waiting is None:
+        targets.version += 1
+        ledger.stage("targets", targets, keys.signers(), now=now)
+    return replace(
+        waiting,
+        added=tuple(dict.fromkeys(one for part in done for one in part.added)),
+        removed=tuple(dict.fromkeys(one for part in done for one in part.removed)),
+    )
+
+
+def _edit_delegation(targets: Targets, name: str, change: Edit) -> Change:
     delegations = targets.delegations
     assert delegations is not None
     assert delegations.roles is not None
-    first = delegations.unrecognized_fields[FIRST]
-    if new.name == SETS:
-        old = sorted(first["keyids"])
-        role = Role(list(old), first["threshold"])
-        change = new.into(role, delegations.keys)
-        first.update(keyids=sorted(role.keyids), threshold=role.threshold)
+    if name == SETS:
+        old, role = _first(delegations), _first(delegations)
+        done = change(name, role, delegations.keys)
+        delegations.unrecognized_fields[FIRST] = {
+            "keyids": sorted(role.keyids),
+            "threshold": role.threshold,
+            DAYS: role.unrecognized_fields[DAYS],
+        }
         for other in delegations.roles.values():
-            if sorted(other.keyids) == old:
+            # Refs that were given keys of their own keep them.
+            if (sorted(other.keyids), other.threshold) == (sorted(old.keyids), old.threshold):
                 other.keyids, other.threshold = sorted(role.keyids), role.threshold
-    elif (found := delegations.roles.get(role_of(new.name))) is not None:
-        change = new.into(found, delegations.keys)
+                other.unrecognized_fields[DAYS] = role.unrecognized_fields[DAYS]
+    elif (found := delegations.roles.get(role_of(name))) is not None:
+        done = change(name, found, delegations.keys)
     else:
         raise NotFound(
-            f"{new.name}: neither a role nor a ref that is signed for",
+            f"{name}: neither a role nor a ref that is signed for",
             hint=f"there are {', '.join([*TOP_ROLES, SETS])}, and refs: see `mirror keys show`",
         )
-    roles = [*delegations.roles.values(), Role(first["keyids"], first["threshold"])]
-    delegations.keys = _used(delegations.keys, roles)
-    return change
+    delegations.keys = _used(delegations.keys, [*delegations.roles.values(), _first(delegations)])
+    return done
 
 
 def _used(keys: dict[str, Key], roles: Iterable[Role]) -> dict[str, Key]:
@@ -172,7 +297,7 @@ def _sign(metadata: Metadata[Root], keys: KeyDirectory) -> None:
     others = {keyid for role in root.roles.values() for keyid in role.keyids} - own
     for keyid, signer in keys.signers().items():
         if keyid not in others:
-            metadata.sign(signer, append=True)
+            sign_with(metadata, signer)
 
 
 def _adopt(ledger: Ledger, metadata: Metadata[Root], path: Path, change: Change) -> Change:

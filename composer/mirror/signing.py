@@ -5,7 +5,7 @@ Whatever a change of keys leads to is signed before any of it is published.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,18 +14,24 @@ from composer.mirror.keys import KeyDirectory, require_apart
 from composer.mirror.ledger import Ledger
 from composer.mirror.lists import read_lists
 from composer.mirror.renewing import alone
-from composer.mirror.rotation import Change, adopt, rotate
+from composer.mirror.rotation import Change, adopt
 from composer.mirror.trust import Refreshed, Terms, begin, open_ledger, refresh
 
 
 def begin_signing(
-    repository: Path, keys: KeyDirectory, terms: Mapping[str, Terms]
+    repository: Path,
+    keys: KeyDirectory,
+    terms: Mapping[str, Terms],
+    taken: Mapping[str, Sequence[str]],
 ) -> tuple[Path, Refreshed]:
-    """Make keys and the first root, and sign what is published; returns the root's path too."""
+    """Make keys and the first root, and sign what is published; returns the root's path too.
+
+    Keys that are ``taken`` by role, by their URIs, are not made.
+    """
     _require_repository(repository)
     require_apart(keys.path, repository)
     with alone(repository):
-        root = begin(repository, keys, terms, now=datetime.now(UTC))
+        root = begin(repository, keys, terms, taken=taken, now=datetime.now(UTC))
     return root, refresh_published(repository, keys)
 
 
@@ -36,27 +42,23 @@ def refresh_published(repository: Path, keys: KeyDirectory) -> Refreshed:
         return _refresh(repository, open_ledger(repository), keys, datetime.now(UTC))
 
 
-def rotate_published(
-    repository: Path,
-    keys: KeyDirectory,
-    name: str,
-    *,
-    count: int | None = None,
-    threshold: int | None = None,
-    same_keys: bool = False,
+Changing = Callable[[Ledger, datetime], Change]
+"""Changes a role's keys or terms at a time, and stages it."""
+
+
+def change_published(
+    repository: Path, keys: KeyDirectory, change: Changing
 ) -> tuple[Change, Refreshed | None]:
-    """Give a role new keys and sign with them; None where a root waits for signatures."""
+    """Change keys or terms, and sign by them; None where a root waits for signatures."""
     _require_repository(repository)
     require_apart(keys.path, repository)
     now = datetime.now(UTC)
     with alone(repository):
         ledger = open_ledger(repository)
-        change = rotate(
-            ledger, keys, name, count=count, threshold=threshold, same_keys=same_keys, now=now
-        )
-        if change.waiting:
-            return change, None
-        return change, _refresh(repository, ledger, keys, now)
+        done = change(ledger, now)
+        if done.waiting:
+            return done, None
+        return done, _refresh(repository, ledger, keys, now)
 
 
 def adopt_root(repository: Path, path: Path, keys: KeyDirectory) -> tuple[Change, Refreshed | None]:

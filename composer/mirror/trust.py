@@ -7,10 +7,11 @@ something to say, or half of its days are over; the timestamp always.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from composer.checksum import ContentDigest
@@ -21,7 +22,7 @@ from composer.mirror.ledger import DAYS, TOP_ROLES, Ledger, days_of
 from composer.net.statement import CUSTOM, CUSTOM_VERSIONS, MAX_REF, STATEMENTS, ref_of, role_of
 
 if TYPE_CHECKING:
-    from securesystemslib.signer import CryptoSigner
+    from securesystemslib.signer import Signer
     from tuf.api.metadata import Role, TargetFile, Targets
 
 SETS = "sets"
@@ -137,11 +138,17 @@ def require_begun(repository: Path, keys: KeyDirectory) -> None:
 
 
 def begin(
-    repository: Path, keys: KeyDirectory, terms: Mapping[str, Terms], *, now: datetime
+    repository: Path,
+    keys: KeyDirectory,
+    terms: Mapping[str, Terms],
+    *,
+    taken: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    now: datetime,
 ) -> Path:
     """Make keys for all roles, the first root and empty targets; returns the root's path.
 
-    :func:`refresh` then signs what there is to be said.
+    Of the keys of a role those that are ``taken``, URIs, are not made.  :func:`refresh` then
+    signs what there is to be said.
     """
     from tuf.api.metadata import Root
 
@@ -155,9 +162,9 @@ def begin(
     for name in TOP_ROLES:
         role = root.roles[name]
         role.threshold, role.unrecognized_fields[DAYS] = terms[name].threshold, terms[name].days
-        for key in keys.make_several(name, terms[name].keys):
+        for key in keys.first(name, terms[name].keys, taken.get(name, ())):
             root.add_key(key, name)
-    targets = _first_targets(keys, terms[SETS])
+    targets = _first_targets(keys, terms[SETS], taken.get(SETS, ()))
     signers = keys.signers()
     ledger.stage("root", root, signers, now=now)
     ledger.stage("targets", targets, signers, now=now)
@@ -165,10 +172,10 @@ def begin(
     return ledger.path("root", 1)
 
 
-def _first_targets(keys: KeyDirectory, terms: Terms) -> Targets:
+def _first_targets(keys: KeyDirectory, terms: Terms, taken: Sequence[str]) -> Targets:
     from tuf.api.metadata import Delegations, Targets
 
-    made = {key.keyid: key for key in keys.make_several(SETS, terms.keys)}
+    made = {key.keyid: key for key in keys.first(SETS, terms.keys, taken)}
     first = {"keyids": sorted(made), "threshold": terms.threshold, DAYS: terms.days}
     delegations = Delegations(keys=made, roles={}, unrecognized_fields={FIRST: first})
     return Targets(version=1, delegations=delegations)
@@ -226,7 +233,7 @@ def prepare(
 
 
 class _Refreshing:
-    def __init__(self, ledger: Ledger, signers: Mapping[str, CryptoSigner], now: datetime) -> None:
+    def __init__(self, ledger: Ledger, signers: Mapping[str, Signer], now: datetime) -> None:
         self.ledger, self._signers, self._now = ledger, signers, now
         self.due: list[str] = []
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from composer.checksum import ContentDigest, ObjectChecksum
@@ -65,12 +66,14 @@ class Publisher:
     terms: Mapping[str, Terms] = field(default_factory=lambda: DEFAULT_TERMS)
     days_ago: int = 0
     pointer: Pointer = field(default_factory=Pointer)
+    taken: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    passphrase: bytes | None = None
 
     def __post_init__(self) -> None:
         self.place.mkdir()
-        self.keys = KeyDirectory(self.place / "keys")
+        self.keys = KeyDirectory(self.place / "keys", self.passphrase)
         now = datetime.now(UTC) - timedelta(days=self.days_ago)
-        self.root = begin(self.directory, self.keys, self.terms, now=now)
+        self.root = begin(self.directory, self.keys, self.terms, taken=self.taken, now=now)
 
     @property
     def directory(self) -> Path:
@@ -86,8 +89,12 @@ class Publisher:
 
     def rotate(self, name: str, **options: Any) -> Change:
         """Change the keys of a role, and sign with the new ones."""
+        return self.change(rotate, name, **options)
+
+    def change(self, how: Callable[..., Change], *words: Any, **options: Any) -> Change:
+        """Change keys or terms, and sign by them."""
         ledger, now = open_ledger(self.directory), datetime.now(UTC)
-        change = rotate(ledger, self.keys, name, now=now, **options)
+        change = how(ledger, self.keys, *words, now=now, **options)
         if change.waiting is None:
             refresh(ledger, self.pointer, self.keys, now=now)
         return change
@@ -133,12 +140,17 @@ class Scene:
         *,
         days_ago: int = 0,
         offline: str = "",
+        taken: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        passphrase: bytes | None = None,
     ) -> Iterator[Scene]:
         """One in which version 1 of both refs is published and the client has a remote.
 
-        All was signed so many days ago; keys of the role ``offline`` are elsewhere.
+        All was signed so many days ago; keys of the role ``offline`` are elsewhere, and
+        ``taken`` ones by role in GPG or a token.
         """
-        publisher = Publisher(place / "publisher", terms, days_ago)
+        publisher = Publisher(
+            place / "publisher", terms, days_ago, taken=taken, passphrase=passphrase
+        )
         for path in publisher.keys.path.glob(f"{offline}-*"):
             path.unlink()
         publisher.publish(entry(1), entry(1, OTHER), days_ago=days_ago)
