@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from composer.jigdo.pointer import Pointer, Versions
-from composer.mirror.publish import current_pointer, current_versions
+from composer.mirror.lists import read_lists
 from tests.bench.verify import Run, measured
 from tests.commands import serving
 
@@ -33,7 +33,8 @@ def site(mirror: Path, cache: Path, packages: list[Path]) -> Run:
 
 def withdraw_newest(mirror: Path) -> None:
     """Publish the lists as they were before the newest version."""
-    [entry], others = current_pointer(mirror).entries, current_versions(mirror).entries
+    lists = read_lists(mirror)
+    [entry], others = lists.pointer.entries, lists.versions.entries
     assert others, f"{entry.ref}: one version"
     _write(mirror, "jigdo", Pointer(others[-1:]).dump())
     _write(mirror, "jigdo-versions", Versions(others[:-1]).dump())
@@ -94,7 +95,7 @@ def main() -> None:
         mirror, cache = work / "mirror", work / "cache"
         subprocess.run(["cp", "-al", given.mirror, mirror], check=True)
         shutil.rmtree(mirror / "site", ignore_errors=True)
-        found: dict[str, Any] = {"versions": len(current_versions(mirror).entries) + 1}
+        found: dict[str, Any] = {"versions": len(read_lists(mirror).versions.entries) + 1}
         runs = {"at once": site(mirror, cache, given.packages)}
         runs["again, nothing new"] = site(mirror, cache, given.packages)
         files = [path for path in (mirror / "site").rglob("*") if path.is_file()]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lxml import etree, html
 
 import composer.mirror.site.rendering as rendering
-from composer.mirror.publish import published_sets
+from composer.mirror.lists import read_lists
 from composer.mirror.site.naming import slug, slugs
 from composer.rpm.changes import compare
 from composer.rpm.package import Nevra
@@ -378,7 +378,7 @@ def test_other_templates_renew_every_page(
 
 
 def test_what_is_gone_leaves_no_page(made: Published, mirror: Path, tmp_path: Path) -> None:
-    entry = next(one for one in published_sets(mirror) if one.version == "1.2")
+    entry = next(one for one in read_lists(mirror).entries if one.version == "1.2")
     (mirror / entry.location).unlink()
     done = build(mirror, tmp_path / "cache")
     assert f"{entry.location}: the pointers name it and it is not there" in done.err
@@ -389,7 +389,7 @@ def test_what_is_gone_leaves_no_page(made: Published, mirror: Path, tmp_path: Pa
 
 def test_a_damaged_set_leaves_the_site_as_it_was(mirror: Path, tmp_path: Path) -> None:
     before = files(mirror)
-    entry = next(one for one in published_sets(mirror) if one.version == "2.1")
+    entry = next(one for one in read_lists(mirror).entries if one.version == "2.1")
     path = mirror / entry.location
     data = bytearray(path.read_bytes())
     data[entry.offset + entry.index.offset + 5] ^= 1

@@ -97,12 +97,14 @@ def references(words: Numbers, counts: Sequence[int]) -> Iterator[tuple[Numbers,
         seconds = words[start + 1 : start + 1 + _BLOCK]
         kinds = seconds >> 24 & 31
         lengths = 3 + tables.tail[kinds] + tables.member[kinds] * (seconds & 0xFFFF)
-        steps, top = lengths.tolist(), start + len(seconds)
+        # One number of thousands is looked at: no list is made of them.
+        steps, top = memoryview(lengths), start + len(seconds)
         begun: list[int] = []
+        begin = begun.append
         while number < len(counts):
             last, before = min(top, stop - 2), len(begun)
             while at < last:
-                begun.append(at)
+                begin(at)
                 at += steps[at - start]
             if at < stop - 2:
                 break

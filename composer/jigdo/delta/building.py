@@ -17,10 +17,10 @@ from composer.checksum import ContentDigest, ObjectChecksum
 from composer.jigdo.delta.codecs import PART, CodecNumber
 from composer.jigdo.delta.farming import farmed_patches
 from composer.jigdo.delta.frames import FRAME
-from composer.jigdo.delta.linking import NOTHING_SHARED, Linked
+from composer.jigdo.delta.linking import Linked
 from composer.jigdo.delta.looking import Inside, StoredContent, learn, look_inside, read_content
 from composer.jigdo.delta.making import Pair
-from composer.jigdo.delta.moving import join_linked, split_linked
+from composer.jigdo.delta.moving import NOTHING_SHARED, join_linked, split_linked
 from composer.jigdo.delta.pairing import Bases
 from composer.jigdo.delta.store import PatchOutline, PatchStore, StoredPatch, patch_key
 from composer.jigdo.delta.table import (

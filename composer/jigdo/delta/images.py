@@ -29,6 +29,8 @@ _RELATIVE = 8
 _MOST_SEGMENTS = 64
 # Of a segment, at a time.
 _BLOCK = 1 << 20
+# Of that, while its bytes are looked at: what is larger is fetched from the system each time.
+_PIECE = 1 << 17
 # Of its places that look like references, at a time.
 _PLACES = 1 << 16
 _MOST_UNWINDING = 1 << 17
@@ -181,11 +183,7 @@ def _move_code(data: bytearray, addresses: _Addresses, number: int) -> None:
         code = numpy.frombuffer(data, numpy.uint8, min(_BLOCK, start + size - at), at)
         if len(code) < 6:
             return
-        first = code[:-4]
-        # call and jmp; a ModRM byte that says "relative to the next instruction"; jcc.
-        like = (first & 0xFE == 0xE8) | (first & 0xC7 == 5)
-        like[1:] |= (first[1:] & 0xF0 == 0x80) & (first[:-1] == 0x0F)
-        found = like.nonzero()[0]
+        found = _like_opcodes(code[:-4])
         cuts = range(_PLACES, len(found), _PLACES)
         moved = [_moved(code, part, at + shift, addresses) for part in numpy.split(found, cuts)]
         places, became = map(numpy.concatenate, zip(*moved, strict=True))
@@ -194,12 +192,36 @@ def _move_code(data: bytearray, addresses: _Addresses, number: int) -> None:
         _put(data, places[apart] + (at + 1), became[apart])
 
 
+def _like_opcodes(code: Numbers) -> Numbers:
+    """Return where bytes look like an opcode that a distance follows."""
+    import numpy
+
+    found = []
+    for at in range(0, len(code), _PIECE):
+        # call and jmp; a ModRM byte that says "relative to the next instruction"; jcc.
+        part, before = code[at : at + _PIECE], code[at - 1 : at]
+        like = (part & 0xFE == 0xE8) | (part & 0xC7 == 5)
+        like[1:] |= (part[1:] & 0xF0 == 0x80) & (part[:-1] == 0x0F)
+        like[:1] |= (part[:1] & 0xF0 == 0x80) & (before == 0x0F).any()
+        found.append(like.nonzero()[0] + at)
+    return numpy.concatenate(found)
+
+
 def _moved(
     code: Numbers, places: Numbers, address: int, addresses: _Addresses
 ) -> tuple[Numbers, Numbers]:
     """Return which of these places have a distance that is another now, and what became of it."""
-    distances = _words(code, places + 1)
-    became, known = addresses.distance(places + (address + 5), distances)
+    import numpy
+
+    # Words at every place, aligned or not.
+    words = numpy.ndarray((len(code) - 3,), "<i4", code, strides=(1,))
+    distances = words[places + 1].astype(numpy.int64)
+    starts = places + (address + 5)
+    # Most that are no distance lead far away; it takes little to see that.
+    own, ends = addresses.segments, starts + distances
+    here = (ends >= own.addresses[0]) & (ends < own.addresses[-1] + own.sizes[-1])
+    places, distances = places[here], distances[here]
+    became, known = addresses.distance(starts[here], distances)
     here = known & (became != distances)
     return places[here], became[here]
 

@@ -26,6 +26,7 @@ from composer.jigdo.delta.elf import (
 from composer.jigdo.delta.images import move_image, segments_of
 from composer.jigdo.delta.moving import (
     MOST_COPIES,
+    NOTHING_SHARED,
     Moves,
     Moving,
     Places,
@@ -50,7 +51,6 @@ Moved = tuple["Numbers", "Numbers"]
 _STEP, _SHARED_STEP, _HOLE_STEP = 3.0, 4.0, 2.5
 # Of a patch that an executable's moved references have to spare, or it is made the plain way.
 _WORTH = 0.1
-NOTHING_SHARED = b"\0\0"
 # Of what is learned, rows are added up when there are so many.
 _MANY = 1 << 20
 

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[Any]
 
+NOTHING_SHARED = b"\0\0"
+
 MOST_COPIES = 1 << 17
 """Of a patch, for what they say of places is held in memory."""
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from composer.jigdo.delta.columns import Streams
 from composer.jigdo.delta.moving import (
     MOST_COPIES,
+    NOTHING_SHARED,
     Moves,
     Shared,
     move_together,
     split_linked,
 )
 from composer.jigdo.delta.numbers import read_together, wrong
+from composer.jigdo.encoding import Cursor, prefixed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,10 +36,17 @@ def apply_linked(
     ``bases`` are relocatable files of these ``sizes``, and are changed.  Raises FormatError where
     one of the patches would fail alone, or a base is another kind of file: which one, is not said.
     """
-    parts = [*map(split_linked, patches)]
-    shared = [Shared.parse(part[0]) for part in parts]
-    moves = [Moves.parse(part[1]) for part in parts]
-    streams = [Streams.split(part[2]) for part in parts]
+    shared, moves, streams = [], [], []
+    known, common = b"", Shared.parse(NOTHING_SHARED)
+    for patch in patches:
+        # The one before mostly has the same in common; it is large.
+        if not known or not patch.startswith(known):
+            data = split_linked(patch)[0]
+            known, common = prefixed(data), Shared.parse(data)
+        cursor = Cursor(patch[len(known) :], "delta")
+        shared.append(common)
+        moves.append(Moves.parse(cursor.prefixed()))
+        streams.append(Streams.split(cursor.rest()))
     several = _Several(sizes, streams, targets)
     if not move_together(bases, sizes, (several.rows, several.counts.tolist()), shared, moves):
         raise wrong("its base is no file whose references can be moved")

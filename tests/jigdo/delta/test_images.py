@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import struct
 
 import numpy
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composer.errors import ComposerError
-from composer.jigdo.delta import codecs
+from composer.jigdo.delta import codecs, images
 from composer.jigdo.delta.codecs import CannotMake, CodecNumber, HDiff
 from composer.jigdo.delta.columns import Streams
 from composer.jigdo.delta.images import move_image, segments_of
@@ -125,3 +126,12 @@ def test_segments_that_overlap_are_no_image() -> None:
         damaged = bytearray(base)
         struct.pack_into("<Q", damaged, offset, value)
         assert segments_of(damaged) is None
+
+
+def test_opcodes_are_seen_wherever_pieces_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = numpy.frombuffer(random.Random(3).randbytes(3000) + b"\x0f\x84\xe8\x05" * 50, "u1")
+    whole = images._like_opcodes(code).tolist()
+    assert len(whole) > 100
+    for piece in (1, 2, 7, 64):
+        monkeypatch.setattr(images, "_PIECE", piece)
+        assert images._like_opcodes(code).tolist() == whole

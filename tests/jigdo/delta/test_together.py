@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from composer.errors import ComposerError, FormatError
 from composer.jigdo.delta import codecs
 from composer.jigdo.delta.codecs import CodecNumber
-from composer.jigdo.delta.linking import NOTHING_SHARED, Learning, Linked, moves_of
-from composer.jigdo.delta.moving import join_linked, split_linked
+from composer.jigdo.delta.linking import Learning, Linked, moves_of
+from composer.jigdo.delta.moving import NOTHING_SHARED, join_linked, split_linked
 from composer.jigdo.delta.together import apply_linked
 from tests.jigdo.delta.contents import mutated
 from tests.jigdo.delta.modules import Kernel, module
