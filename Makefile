@@ -84,11 +84,15 @@ bench-verify: setup-test ## mirror verify: MIRROR=DIR with published sets; full,
 
 bench-fleet: setup-test ## mirror simulate against 200 real clients, by a server's log (root)
 	$(PYTHON) -m tests.bench.fleet $(BENCH_ARGS)
+
 bench-versions: setup-test ## 100 published versions out of two commits (docs/benchmarks.md; half an hour, 1 GB)
 	$(PYTHON) -m tests.bench.versions $(BENCH_ARGS)
 
 bench-site: setup-test ## mirror site: MIRROR=DIR with many versions [BENCH_ARGS="--packages DIR ..."]
 	$(PYTHON) -m tests.bench.site "$(MIRROR)" $(BENCH_ARGS)
+
+bench-farm: setup-test ## deltas on Dask workers, 1 and 2, one core each (BENCH_ARGS="REPO PACKAGES --ref REF --from REV")
+	$(PYTHON) -m tests.bench.farm $(BENCH_ARGS)
 
 bench-crowd: setup-test ## 200 clients at once against one nginx, its CPU against plain files (root)
 	$(PYTHON) -m tests.bench.crowd $(BENCH_ARGS)

@@ -11,6 +11,7 @@ from composer.cli.console import Console, json_option
 from composer.cli.mirror_verify import all_packages_option, repository_option, root_option, way_of
 from composer.cli.network import connection_options
 from composer.cli.text import human_bytes, plain
+from composer.errors import UsageError
 
 if TYPE_CHECKING:
     from composer.mirror.sync_plan import SyncPlan
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("source", metavar="URL|DIR")
-@click.argument("directory", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("destination", metavar="DIR|s3://BUCKET/PREFIX")
 @click.option(
     "--ref",
     "refs",
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
 @repository_option
 @root_option
 @click.option("--allow-older", is_flag=True, help="Go back, where the origin has older versions.")
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    metavar="HOURS",
+    help="How long objects stay in a bucket that the directory has no more.  [default: 168]",
+)
 @click.option("--dry-run", is_flag=True, help="Say what it would take; nothing is written.")
 @connection_options
 @json_option
@@ -45,13 +52,14 @@ if TYPE_CHECKING:
 def sync(
     console: Console,
     source: str,
-    directory: Path,
+    destination: str,
     refs: tuple[str, ...],
     newest: int,
     all_packages: bool,
     repositories: tuple[str, ...],
     tuf_root: Path | None,
     allow_older: bool,
+    grace: float | None,
     dry_run: bool,
     connection: dict[str, object],
     as_json: bool,
@@ -60,7 +68,31 @@ def sync(
 
     What is there is not fetched again.  RPMs are verified before they are seen; rpm-md and
     signed statements are copied as they are, and come last.
+
+    To a bucket the whole of a published directory goes, in the same order; URL may be one,
+    too, that HTTP clients can read (see docs/object-storage.md).
     """
+    from composer.mirror.bucket import is_bucket
+
+    if is_bucket(destination):
+        if refs or newest or all_packages or repositories or tuf_root or "://" in source:
+            raise UsageError(
+                "a bucket takes the whole of one directory",
+                hint="sync what is wanted into a directory, and that to the bucket",
+            )
+        _sync_to_bucket(
+            console,
+            Path(source),
+            destination,
+            grace=grace,
+            allow_older=allow_older,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+        return
+    if grace is not None:
+        raise UsageError("--grace is for buckets")
+    directory = Path(destination)
     from composer.mirror.needs import Place, parse_repositories
     from composer.mirror.sync_plan import SyncOptions
     from composer.mirror.syncing import sync as sync_mirror
@@ -92,6 +124,57 @@ def sync(
         console.json(_document(done, dry_run=dry_run))
     elif not dry_run:
         console.result(plain(f"{directory}: {_said(done)}"))
+
+
+def _sync_to_bucket(
+    console: Console,
+    directory: Path,
+    url: str,
+    *,
+    grace: float | None,
+    allow_older: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from datetime import timedelta
+
+    from composer.mirror.bucket_sync import UploadPlan, sync_to_bucket
+
+    def announce(plan: UploadPlan) -> None:
+        if not as_json:
+            text = (
+                f"to put: {len(plan.upload)} objects, {human_bytes(plan.upload_bytes)}; there "
+                f"already: {plan.here}; to remove: {len(plan.remove)}, later: {plan.waiting}"
+            )
+            (console.result if dry_run else console.say)(text)
+
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: no such directory")
+    with console.progress(as_json=as_json) as report:
+        plan = sync_to_bucket(
+            directory,
+            url,
+            grace=timedelta(hours=168 if grace is None else grace),
+            allow_older=allow_older,
+            dry_run=dry_run,
+            announce=announce,
+            report=report,
+        )
+    changed = bool(plan.upload or plan.remove) and not dry_run
+    if as_json:
+        console.json(
+            {
+                "destination": url,
+                "put": {"objects": len(plan.upload), "bytes": plan.upload_bytes},
+                "here": plan.here,
+                "removed": len(plan.remove),
+                "waiting": plan.waiting,
+                "dry_run": dry_run,
+                "changed": changed,
+            }
+        )
+    elif not dry_run:
+        console.result(plain(f"{url}: {'up to date now' if changed else 'nothing new'}"))
 
 
 def _said(done: Synced) -> str:

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from composer.errors import FormatError, NotFound, UsageError
 from composer.jigdo.pointer import PointerEntry
+from composer.mirror.bucket import http_base, is_bucket
 from composer.net.location import Mirrors, parse_base, safe_location
 from composer.net.probing import Probe
 
@@ -30,7 +31,12 @@ class Place:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Read a URL or the path of a directory; raises UsageError for anything else."""
+        """Read a URL or the path of a directory; raises UsageError for anything else.
+
+        A bucket, s3://BUCKET/PREFIX, is the URL by which HTTP clients read it.
+        """
+        if is_bucket(text):
+            text = http_base(text)
         if "://" not in text:
             directory = Path(text).resolve()
             if not directory.is_dir():

@@ -12,7 +12,7 @@ import pytest
 
 from composer.errors import ComposerError
 from composer.jigdo.delta.codecs import _bsdiff_copies
-from composer.jigdo.delta.columns import Streams, _write_numbers, apply, encode
+from composer.jigdo.delta.columns import Streams, apply, encode, write_numbers
 
 _SIZE = 64
 _BASE, _TARGET = b"abcdefgh" * 8, b"abcdXfgh" * 8
@@ -59,7 +59,7 @@ def test_cve_2014_9862_numbers_of_our_own_patches(place: int, huge: int) -> None
     """Nothing outside of the base is read, and nothing longer than declared is made."""
     numbers = [0, 8, 0, 0, 8, 0]
     numbers[3 + place] = huge
-    control = _write_numbers(numpy.array(numbers, numpy.int64))
+    control = write_numbers(numpy.array(numbers, numpy.int64))
     with pytest.raises(ComposerError):
         list(apply(_BASE, Streams(control, b"", b"", b"").join(), size=_SIZE))
     assert len(_made(Streams(control, b"", b"", b"").join())) <= _SIZE
@@ -69,6 +69,6 @@ def test_sizes_whose_sum_overflows_are_refused() -> None:
     """Copies that add up to the declared size only modulo 2^64."""
     most = (1 << 62) + (1 << 61)
     numbers = [0, most, 0, 0, most, 0, 0, (1 << 62) + _SIZE, 0]
-    control = _write_numbers(numpy.array(numbers, numpy.int64))
+    control = write_numbers(numpy.array(numbers, numpy.int64))
     with pytest.raises(ComposerError):
         list(apply(_BASE, Streams(control, b"", b"", b"").join(), size=_SIZE))
