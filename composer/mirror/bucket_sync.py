@@ -23,9 +23,9 @@ from composer.checksum import ContentDigest
 from composer.errors import ComposerError, FormatError, VerificationFailed
 from composer.mirror.bucket import Bucket, Lease, Stored, Uploads
 from composer.mirror.looking import digest_of
-from composer.mirror.publish import alone
+from composer.mirror.renewing import alone
 from composer.mirror.sync_state import STATE, SyncState
-from composer.net.trust import DIRECTORY as STATEMENTS
+from composer.net.statement import STATEMENTS
 from composer.progress import Report, Step, silent
 from composer.rpm.rpmmd import REPOMD, check_record, parse_repomd
 

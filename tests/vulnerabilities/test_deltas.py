@@ -12,7 +12,8 @@ import pytest
 
 from composer.errors import ComposerError
 from composer.jigdo.delta.codecs import _bsdiff_copies
-from composer.jigdo.delta.columns import Streams, apply, encode, write_numbers
+from composer.jigdo.delta.columns import Streams, apply, encode
+from composer.jigdo.delta.numbers import write_numbers
 
 _SIZE = 64
 _BASE, _TARGET = b"abcdefgh" * 8, b"abcdXfgh" * 8
