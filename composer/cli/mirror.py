@@ -12,6 +12,7 @@ from composer.cli.console import Console, json_option
 from composer.cli.mirror_keys import keys, refresh
 from composer.cli.mirror_publish import publish
 from composer.cli.mirror_sync import sync
+from composer.cli.mirror_units import units
 from composer.cli.mirror_verify import verify
 
 
@@ -24,6 +25,7 @@ mirror.add_command(keys)
 mirror.add_command(publish)
 mirror.add_command(refresh)
 mirror.add_command(sync)
+mirror.add_command(units)
 mirror.add_command(verify)
 
 
