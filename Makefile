@@ -101,7 +101,8 @@ lock: setup ## pin again what pyproject.toml asks for (LOCK_ARGS=--upgrade: newe
 	/usr/bin/python3 -m venv .cache/lock
 	.cache/lock/bin/python -m pip --quiet install pip-tools
 	CUSTOM_COMPILE_COMMAND="make lock" .cache/lock/bin/pip-compile --quiet $(LOCK_ARGS) \
-	    --extra dev --extra serve --extra cluster --extra s3 --build-deps-for editable --allow-unsafe --no-strip-extras \
+	    --extra dev --extra serve --extra cluster --extra s3 --extra hsm --build-deps-for editable \
+	    --allow-unsafe --no-strip-extras \
 	    --generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	    --no-config --output-file requirements.lock pyproject.toml
 

@@ -16,6 +16,7 @@ from composer.cli.mirror_publish import publish
 from composer.cli.mirror_simulate import simulate
 from composer.cli.mirror_site import site
 from composer.cli.mirror_sync import sync
+from composer.cli.mirror_units import units
 from composer.cli.mirror_verify import verify
 
 
@@ -34,6 +35,7 @@ mirror.add_command(site)
 mirror.add_command(simulate)
 mirror.add_command(sync)
 mirror.add_command(tag)
+mirror.add_command(units)
 mirror.add_command(verify)
 
 

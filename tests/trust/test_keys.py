@@ -186,6 +186,30 @@ def keys_of_tree(www: Path, name: str) -> list[str]:
     return [key for one in describe(open_ledger(www)) if one.name == name for key in one.keys]
 
 
+def test_timer_signs_and_systemd_takes_its_units(tmp_path: Path) -> None:
+    www, keys, units = tmp_path / "www", tmp_path / "keys", tmp_path / "units"
+    (www / "repodata").mkdir(parents=True)
+    jigdo("mirror", "keys", "init", www, "--tuf-keys", keys)
+    for role in ("root", "targets", "sets"):
+        (keys / f"{role}-1.pem").unlink()
+    words = [www, "--tuf-keys", keys, "--output", units, "--user", "daemon"]
+    made = jigdo("mirror", "units", *words, "--calendar", "*-*-* 03:00", "--json").document
+    service, timer = map(Path, made["files"])
+    assert "OnCalendar=*-*-* 03:00\n" in timer.read_text()
+    (line,) = [one for one in service.read_text().splitlines() if one.startswith("ExecStart=")]
+    words_of_it = line.partition(" -m composer ")[2].split()
+    version = {one.name: one.version for one in describe(open_ledger(www))}["timestamp"]
+    jigdo(*words_of_it)
+    after = {one.name: one.version for one in describe(open_ledger(www))}["timestamp"]
+    assert after == version + 1
+    done = jigdo("mirror", "units", *words, "--calendar", "daily\nExecStart=/bin/sh", status=2)
+    assert "cannot be written into a unit" in done.err
+    if shutil.which("systemd-analyze"):
+        argv = ["systemd-analyze", "verify", "--recursive-errors=no", str(service), str(timer)]
+        told = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert "jigdo-composer-refresh" not in told.stderr, told.stderr
+
+
 # Keys that are elsewhere
 
 
