@@ -120,7 +120,7 @@ def test_codec_that_fails_costs_itself_and_not_the_build(codec: type[_Named], wh
         memory=1 << 30,
         cpu_seconds=1,
         cpu_seconds_per_mib=0,
-        wall_factor=1 if codec is _Sleeps else 5,
+        wall_factor=3 if codec is _Sleeps else 5,
     )
     makers = (codec(), codecs.HDiff())
     made = list(best_patches(_pairs(5, trap_at=2), workers=2, makers=makers, limits=limits))
