@@ -18,7 +18,7 @@ BYTES_ARGS = $(if $(CASE),--case $(CASE)) $(if $(QUICK),--quick) $(if $(DOCS),--
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-bench demo check format test fuzz attack-proof crash-proof boot-proof bench \
-    bench-compose bench-bytes bench-line bench-crowd bench-verify lock clean
+    bench-compose bench-bytes bench-line bench-crowd bench-publish bench-verify lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -80,6 +80,9 @@ bench-line: setup-test ## a pull at 100 ms and 20 Mbit/s against curl for the sa
 
 bench-verify: setup-test ## mirror verify: MIRROR=DIR with published sets; full, 100,000 and 1,000,000 files
 	$(PYTHON) -m tests.bench.verify "$(MIRROR)" $(BENCH_ARGS)
+
+bench-publish: setup-test ## readers at 100 Hz during 50 publications with kills [BENCH_ARGS=...] (root)
+	$(PYTHON) -m tests.bench.publishing $(BENCH_ARGS)
 
 bench-crowd: setup-test ## 200 clients at once against one nginx, its CPU against plain files (root)
 	$(PYTHON) -m tests.bench.crowd $(BENCH_ARGS)
