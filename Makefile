@@ -94,6 +94,9 @@ bench-site: setup-test ## mirror site: MIRROR=DIR with many versions [BENCH_ARGS
 bench-farm: setup-test ## deltas on Dask workers, 1 and 2, one core each (BENCH_ARGS="REPO PACKAGES --ref REF --from REV")
 	$(PYTHON) -m tests.bench.farm $(BENCH_ARGS)
 
+bench-publish: setup-test ## readers at 100 Hz during 50 publications with kills [BENCH_ARGS=...] (root)
+	$(PYTHON) -m tests.bench.publishing $(BENCH_ARGS)
+
 bench-crowd: setup-test ## 200 clients at once against one nginx, its CPU against plain files (root)
 	$(PYTHON) -m tests.bench.crowd $(BENCH_ARGS)
 

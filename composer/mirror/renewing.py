@@ -31,7 +31,14 @@ from composer.net.statement import STATEMENTS
 from composer.ostree.locking import Holder, Wait, alone_with
 from composer.rpm.rpmmd import REPOMD, Repomd, read_packages
 from composer.system.command import require_program, run
-from composer.system.files import exchange, explained, remove_tree, sync_directory, write_bytes
+from composer.system.files import (
+    DISK_HINT,
+    exchange,
+    explained,
+    remove_tree,
+    sync_directory,
+    write_bytes,
+)
 
 _LOCK = ".jigdo-publish.lock"
 _WORK = ".repodata."
@@ -126,6 +133,8 @@ def disk_told(repository: Path) -> Iterator[None]:
         for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             if os.strerror(number) in told and not isinstance(error, NoSpace):
                 raise explained(OSError(number, os.strerror(number)), repository) from error
+        if type(error).__name__ == "CreaterepoCError":
+            raise ComposerError(f"{repository}: rpm-md: {error}", hint=DISK_HINT) from error
         raise
 
 
@@ -221,12 +230,12 @@ def _record(repodata: Path, type: str, document: bytes, revision: int) -> Any:
     """Write a document of ours and return its record."""
     import createrepo_c
 
-    path = repodata / f"{type}.json.gz"
-    path.write_bytes(gzip.compress(document, mtime=0))
+    packed = gzip.compress(document, mtime=0)
+    path = repodata / f"{ContentDigest.of(packed)}-{type}.json.gz"
+    path.write_bytes(packed)
     record = createrepo_c.RepomdRecord(type, str(path))
     record.fill(createrepo_c.SHA256)
     record.set_timestamp(revision)
-    record.rename_file()
     return record
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from composer.errors import ComposerError, NotFound, VerificationFailed
 from composer.jigdo.pointer import PointerEntry
@@ -93,7 +93,7 @@ def find_signed_entry(
             one = mirrors.only(base)
             with Fetcher(one, kind="trust", network=here, keep=keep) as fetcher:
                 try:
-                    return _Reading(fetcher, store, when).find(ref, clock)
+                    return _read(lambda: _Reading(fetcher, store, when).find(ref, clock))
                 except (NotFound, FetchFailed, VerificationFailed) as error:
                     failures.append((base, error))
     raise _verdict(failures)
@@ -115,7 +115,22 @@ def read_statements(
     when = _NO_EXPIRY if ignore_expiry else clock
     here = (network or Network.by(Way())).with_limits(_LIMITS)
     with store.locked(), Fetcher(mirrors, kind="trust", network=here) as fetcher:
-        return _Reading(fetcher, store, when).find_all(clock)
+        return _read(lambda: _Reading(fetcher, store, when).find_all(clock))
+
+
+_Read = TypeVar("_Read")
+
+
+class _Gone(NotFound):
+    """A file that the timestamp leads to and that is not there."""
+
+
+def _read(walk: Callable[[], _Read]) -> _Read:
+    """Walk through the metadata, and once more where it was replaced meanwhile."""
+    try:
+        return walk()
+    except _Gone:
+        return walk()
 
 
 def _verdict(failures: Sequence[tuple[str, ComposerError]]) -> ComposerError:
@@ -236,7 +251,7 @@ class _Reading:
         ):
             return
         meta = self._set.timestamp.snapshot_meta
-        data = self._fetch(f"{meta.version}.snapshot", _bound("snapshot", meta.length))
+        data = self._fetch_named(f"{meta.version}.snapshot", _bound("snapshot", meta.length))
         self._judge("snapshot", data, self._set.update_snapshot)
         self._store.write("snapshot", data)
 
@@ -249,7 +264,7 @@ class _Reading:
             meta = self._set.snapshot.meta.get(f"{role}.json")
             if meta is None:
                 raise Untrusted(f"snapshot: says nothing of {role}", hint=STALE)
-            data = self._fetch(f"{meta.version}.{role}", _bound(role, meta.length))
+            data = self._fetch_named(f"{meta.version}.{role}", _bound(role, meta.length))
             self._judge(role, data, update)
             self._store.write(role, data)
         return cast("Targets", self._set[role])
@@ -263,6 +278,12 @@ class _Reading:
         except RepositoryError:
             return False
         return True
+
+    def _fetch_named(self, name: str, limit: int) -> bytes:
+        try:
+            return self._fetch(name, limit)
+        except NotFound as error:
+            raise _Gone(error.message, details=error.details, hint=error.hint) from error
 
     def _fetch(self, name: str, limit: int) -> bytes:
         return self._fetcher.fetch_small(f"{STATEMENTS}/{name}.json", limit=limit)

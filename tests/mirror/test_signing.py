@@ -17,6 +17,7 @@ from composer.mirror.keys import KeyDirectory, require_apart
 from composer.mirror.ledger import TOP_ROLES
 from composer.mirror.rotation import adopt, rotate, sign_root
 from composer.mirror.trust import DEFAULT_TERMS, Terms, begin, describe, open_ledger, refresh
+from composer.net import trust
 from composer.net.statement import role_of
 from composer.system.files import write_bytes
 from tests.commands import jigdo
@@ -333,3 +334,22 @@ def test_rotation_without_the_old_keys_is_published_too(scene: Scene) -> None:
     publisher.rotate("timestamp")
     scene.publish(entry(2))
     scene.believes(2)
+
+
+def test_reader_whose_statements_are_replaced_meanwhile_begins_anew(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.believes(1)
+    scene.publish(entry(2))
+    real = trust._Reading._read_snapshot
+    late = [entry(3), entry(4)]
+
+    def read(reading: trust._Reading) -> None:
+        while late:  # two publications: what the timestamp before them names has gone
+            scene.publish(late.pop(0))
+        real(reading)
+
+    monkeypatch.setattr(trust._Reading, "_read_snapshot", read)
+    done = scene.check()
+    assert done.status == 0, done.err
+    assert done.document["version"] == "4"
