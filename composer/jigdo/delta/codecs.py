@@ -263,7 +263,10 @@ def hdiff_copies(base: bytes, target: bytes) -> Iterator[Copy]:
     """Find matches with HDiffPatch: read them out of its uncompressed patch, "HDIFF13"."""
     import hdiffpatch
 
-    patch: bytes = hdiffpatch.diff(base, target, compression=None, validate=False)
+    # The cache is a byte per byte of the base, and spares a tenth of the time for large ones.
+    patch: bytes = hdiffpatch.diff(
+        base, target, compression=None, validate=False, big_cache_match=True
+    )
     if not patch.startswith(b"HDIFF13&\0"):
         raise CannotMake("hdiff: this version of the library writes another format")
     at = 9

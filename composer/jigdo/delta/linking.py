@@ -116,7 +116,6 @@ class _Match:
     ) -> None:
         self._base, self._target, self._moving, self._file = base, target, moving, file
         self._shared = shared
-        self._rows: list[tuple[int, int, int]] = []
 
     def patch(self) -> bytes:
         ours, theirs = self._moving.files, self._file
@@ -126,16 +125,14 @@ class _Match:
         moves = self._moved_types()
         front = self._copies((0, symbols[0]), (0, own_symbols[0]))
         names = self._copies((symbols[1], last), (own_symbols[1], own_last))
-        self._rows = [*front, *names]
-        moves = self._moved_sections(moves)
-        places = self._places()
+        places = self._places([*front, *names])
+        moves = self._moved_sections(moves, places)
         self._moving.move_symbols(places, self._moving.targets(places, [moves]))
         table = self._copies(symbols, own_symbols)
-        self._rows = [*front, *table, *names]
-        moves = self._moved_sections(moves)
-        moves = self._moved_holes(moves)
-        places = self._places()
+        places = self._places([*front, *table, *names])
+        moves = self._moved_sections(moves, places)
         targets = self._moving.targets(places, [moves])
+        moves = self._moved_holes(moves, places, targets)
         self._moving.move_relocations(places, targets, [moves.holes])
         rest = self._copies((last, len(self._base)), (own_last, len(self._target)))
         rows = [*front, *table, *names, *rest]
@@ -149,15 +146,16 @@ class _Match:
         found = _rows(self._moving.data[slice(*ours)], self._target[slice(*theirs)])
         return [(at + ours[0], to + theirs[0], length) for at, to, length in found]
 
-    def _places(self) -> Places:
+    def _places(self, copies: Sequence[tuple[int, int, int]]) -> Places:
         import numpy
 
-        rows = numpy.array(self._rows, numpy.int64).reshape(-1, 3)
+        rows = numpy.array(copies, numpy.int64).reshape(-1, 3)
         return self._moving.places(rows, [len(rows)])
 
     def _moved_types(self) -> Moves:
         shared = Shared.parse(self._shared)
-        pairs = references(self._base, self._target)
+        ours, theirs = _btf(self._base, self._moving.files), _btf(self._target, self._file)
+        pairs = _references(ours, theirs)
         types, names = (
             _levels(old, new - old - steps.at(old), _STEP)
             for (old, new), steps in zip(pairs, (shared.types, shared.names), strict=True)
@@ -166,33 +164,34 @@ class _Match:
         self._moving.move_types([shared], [moves])
         return moves
 
-    def _moved_sections(self, moves: Moves) -> Moves:
+    def _moved_sections(self, moves: Moves, at: Places) -> Moves:
         """Tell where sections begin in the target, where the copies do not."""
         ours, theirs = self._moving.files, self._file
         places = {
             name: number
             for number, name in reversed([*enumerate(section_names(self._target, theirs))])
         }
-        told = self._moving.told(self._places())
+        told, begins = self._moving.told(at).tolist(), theirs.offsets.tolist()
+        tables = int(ours.symbols[0]), int(ours.names[0])
+        headers = ours.headers
+        referred = (headers["flags"] & ALLOCATED != 0) & (headers["type"] != RELA)
+        referred &= headers["size"] != 0
+        referred[list(tables)] = True
+        wanted = referred.tolist()
         levels, level = [], 0
         for number, name in enumerate(section_names(self._base, ours)):
-            one = ours.headers[number]
-            is_table = number in (ours.symbols[0], ours.names[0])
-            referred = one["flags"] & ALLOCATED and one["type"] != RELA
-            if name not in places or not (is_table or (referred and one["size"])):
+            if name not in places or not wanted[number]:
                 continue
-            value = int(theirs.offsets[places[name]] - told[number])
+            value = begins[places[name]] - told[number]
             if value != level:
                 levels.append((number, value))
                 level = value
         return replace(moves, sections=Steps.of(levels))
 
-    def _moved_holes(self, moves: Moves) -> Moves:
+    def _moved_holes(self, moves: Moves, places: Places, targets: Numbers) -> Moves:
         """Tell where holes are, as entries were put in between."""
         import numpy
 
-        places = self._places()
-        targets = self._moving.targets(places, [moves])
         entries, holes = self._moving.moved_relocations(places, targets)
         wanted, _ = relocations_of(self._target, self._file)
         old, new = _aligned(_without_offset(entries), _without_offset(wanted), 16)
@@ -242,9 +241,15 @@ def references(base: bytes, target: bytes) -> tuple[Pairs, Pairs]:
 
     Each as (in the base, in the target).
     """
+    files = (parse_relocatables(data, [len(data)]) for data in (base, target))
+    return _references(*map(_btf, (base, target), files))
+
+
+def _references(
+    ours: tuple[Numbers, Numbers] | None, theirs: tuple[Numbers, Numbers] | None
+) -> tuple[Pairs, Pairs]:
     import numpy
 
-    ours, theirs = _btf(base), _btf(target)
     nothing = numpy.zeros(0, numpy.int64)
     if ours is None or theirs is None:
         return (nothing, nothing), (nothing, nothing)
@@ -257,11 +262,10 @@ def references(base: bytes, target: bytes) -> tuple[Pairs, Pairs]:
     return found[0], found[1]
 
 
-def _btf(data: bytes) -> tuple[Numbers, Numbers] | None:
+def _btf(data: bytes, file: Relocatables | None) -> tuple[Numbers, Numbers] | None:
     """Return the words of a file's BTF, and what each is."""
     import numpy
 
-    file = parse_relocatables(data, [len(data)])
     if file is None or file.btf[0] < 0:
         return None
     place = btf.records_of(data, *file.extent(file.btf[0]))
@@ -328,19 +332,38 @@ def moves_of(base: bytes, target: bytes) -> tuple[Moved, Moved]:
 
     found = []
     for old, new in references(base, target):
-        rows = numpy.unique(numpy.stack((old, new - old), axis=1), axis=0)
-        found.append((rows, numpy.ones(len(rows), numpy.int64)))
+        places, values, counts = _counted_pairs(old, new - old)
+        found.append((numpy.stack((places, values), axis=1), numpy.ones_like(counts)))
     return found[0], found[1]
 
 
 def _levels(places: Numbers, values: Numbers, cost: float) -> Steps:
     """Return the steps that tell most of ``values``, if any differs from 0."""
-    import numpy
-
     if not values.any():
         return Steps.of(())
-    rows, counts = numpy.unique(numpy.stack((places, values), axis=1), axis=0, return_counts=True)
-    return _best_steps(rows[:, 0], rows[:, 1], counts, cost)
+    return _best_steps(*_counted_pairs(places, values), cost)
+
+
+def _counted_pairs(places: Numbers, values: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """Return distinct pairs, by place and value, and how often each is there."""
+    import numpy
+
+    order = numpy.lexsort((values, places))
+    places, values = places[order], values[order]
+    starts = numpy.flatnonzero(_begins(places, values))
+    counts = numpy.diff(numpy.append(starts, len(places)))
+    return places[starts], values[starts], counts
+
+
+def _begins(*columns: Numbers) -> Numbers:
+    """Return which rows are another than the one before."""
+    import numpy
+
+    begins = numpy.zeros(len(columns[0]), bool)
+    begins[:1] = True
+    for column in columns:
+        begins[1:] |= column[1:] != column[:-1]
+    return begins
 
 
 def _best_steps(places: Numbers, values: Numbers, counts: Numbers, cost: float) -> Steps:
@@ -349,14 +372,25 @@ def _best_steps(places: Numbers, values: Numbers, counts: Numbers, cost: float) 
     Rows are sorted by place; one place may have several values, with how often each was
     seen.  The best of all, by Viterbi's algorithm.
     """
+    import numpy
+
+    # Of places in a row that have but one value, and the same, only the first matters.
+    own = _begins(places)
+    alone = own.copy()
+    alone[:-1] &= own[1:]
+    begins = _begins(values)
+    begins[1:] |= ~(alone[1:] & alone[:-1])
+    starts = numpy.flatnonzero(begins)
+    if len(starts):
+        places, values, counts = places[starts], values[starts], numpy.add.reduceat(counts, starts)
     best, level = 0.0, 0
     score: dict[int, float] = {0: 0.0}
     # For each value the steps that led to it, the last first: (place, value, steps before).
     path: dict[int, Any] = {0: None}
     rows = zip(places.tolist(), values.tolist(), counts.tolist(), strict=True)
-    for place, own in itertools.groupby(rows, key=lambda row: row[0]):
+    for place, seen in itertools.groupby(rows, key=lambda row: row[0]):
         before, way = best - cost, path[level]
-        for _, value, count in own:
+        for _, value, count in seen:
             reached = score.get(value)
             if reached is None or before > reached:
                 reached = before
