@@ -123,9 +123,6 @@ def metalink(
         return
     for name in done.files:
         console.result(name)
-    bound = len(done.editions)
-    console.say(
-        f"{len(done.sites)} mirrors; {bound} repomd.xml {'are' if bound > 1 else 'is'} bound"
-    )
+    console.say(f"mirrors: {len(done.sites)}; repomd.xml that count: {len(done.editions)}")
     for url, reason in done.left_out.items():
         console.warn(plain(f"left out: {url}: {reason}"))

@@ -49,7 +49,8 @@ def plot(outcomes: Sequence[Outcome], *, first: int, title: str) -> bytes:
         day = (days - 1) * tick // _TICKS
         when = datetime.fromtimestamp(first + day * DAY, UTC)
         x = _LEFT + (right - _LEFT) * (day / max(days - 1, 1))
-        add("text", f"{when:%Y-%m-%d}", x=f"{x:.1f}", y=bottom + 20, text_anchor="middle")
+        anchor = "end" if tick == _TICKS else "middle"
+        add("text", f"{when:%Y-%m-%d}", x=f"{x:.1f}", y=bottom + 20, text_anchor=anchor)
     for number, one in enumerate(outcomes):
         color = _COLORS[number % len(_COLORS)]
         points = " ".join(
