@@ -100,7 +100,7 @@ class Cluster:
             "--nworkers",
             "1",
             "--host",
-            host,
+            f"{self.scheme}://{host}",
             "--no-dashboard",
             "--local-directory",
             str(directory),
@@ -133,16 +133,19 @@ class Cluster:
 
 @contextmanager
 def cluster(
-    where: Path, *, host: str = "127.0.0.1", environment: Mapping[str, str] | None = None
+    where: Path,
+    *,
+    host: str = "127.0.0.1",
+    environment: Mapping[str, str] | None = None,
+    tls: tuple[str, ...] = (),
 ) -> Iterator[Cluster]:
-    """Run a scheduler without workers."""
+    """Run a scheduler without workers; ``tls`` are its and their options for that."""
     with socket.socket() as free:
         free.bind((host, 0))
         port = free.getsockname()[1]
-    made = Cluster(where, port, host)
-    made.start(
-        "scheduler", "--host", host, "--port", str(port), "--no-dashboard", environment=environment
-    )
+    made = Cluster(where, port, host, tls, "tls" if tls else "tcp")
+    place = ("--host", f"{made.scheme}://{host}", "--port", str(port))
+    made.start("scheduler", *place, "--no-dashboard", environment=environment)
     try:
         give_up = time.monotonic() + _SOON
         while True:

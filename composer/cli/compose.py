@@ -21,6 +21,7 @@ from composer.cli.config import (
     warn_unsigned,
 )
 from composer.cli.console import Console, json_option
+from composer.cli.executors import OpenedExecutor, executor_options
 from composer.cli.text import human_bytes, plain
 from composer.errors import UsageError
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from composer.mirror.making import DeltaChoice, Keeping, MadeSet, SetRequest
     from composer.ostree.locking import Wait
     from composer.progress import Report
+    from composer.system.executors import Farm
     from composer.system.limits import Limits
 
 
@@ -135,6 +137,7 @@ def parse_repositories(pairs: tuple[str, ...]) -> dict[str, str]:
 @delta_options
 @keeping_options
 @tuf_keys_option
+@executor_options
 @wait_option
 @json_option
 @click.pass_obj
@@ -147,6 +150,7 @@ def compose(
     deltas: DeltaChoice,
     keeping: Keeping,
     tuf_keys: KeyDirectory | None,
+    opened: OpenedExecutor,
     cachedir: Path,
     repositories: tuple[str, ...],
     basearch: str,
@@ -204,7 +208,9 @@ def compose(
             made = None
             if rpm_repo:
                 wanted = _wanted(result, request, rpm_repo, gpg_homedir, deltas, keeping, tuf_keys)
-                made = _publish(result, request, wanted, report, wait)
+                # Not before: a compose forks, and a connection has threads.
+                with opened(console) as farm:
+                    made = _publish(result, request, wanted, report, wait, farm)
             sboms = _write_sboms(result, repo, made, sbom, report)
     except NotReproducible as error:
         if as_json:
@@ -309,6 +315,7 @@ def _publish(
     wanted: SetRequest,
     report: Report,
     wait: Wait | None,
+    farm: Farm | None,
 ) -> MadeSet | None:
     from composer.jigdo.build import LocalPackage
     from composer.mirror.making import make_set
@@ -317,7 +324,7 @@ def _publish(
     if not result.commit:  # a dry run
         return None
     packages = [LocalPackage(package.ref, package.path) for package in result.packages]
-    return make_set(Repository.open(request.repo), packages, wanted, report, wait=wait)
+    return make_set(Repository.open(request.repo), packages, wanted, report, wait=wait, farm=farm)
 
 
 def show(

@@ -126,13 +126,13 @@ def sync_to_bucket(
         (directory / STATE).mkdir(exist_ok=True)
         files = _files(directory, report)
         if dry_run:
-            plan, _ = _planned(bucket, files, grace, now)
+            plan, _ = _planned(bucket, files, grace, now, lambda: None)
             announce(plan)
             return plan
         with Lease(bucket) as lease:
             if not allow_older:
                 _require_newer(directory, bucket)
-            plan, known = _planned(bucket, files, grace, now)
+            plan, known = _planned(bucket, files, grace, now, lease.renew)
             announce(plan)
             _Work(directory, bucket, lease, plan, known, report).run()
     return plan
@@ -234,13 +234,18 @@ def _root_number(location: str) -> int:
 
 
 def _planned(
-    bucket: Bucket, files: Mapping[str, File], grace: timedelta, now: datetime
+    bucket: Bucket,
+    files: Mapping[str, File],
+    grace: timedelta,
+    now: datetime,
+    renew: Callable[[], object],
 ) -> tuple[UploadPlan, _Known]:
     there, known = bucket.list(), _Known.read(bucket)
     phases: list[list[str]] = [[] for _ in range(_ROOT + 1)]
     here = 0
     for location, file in files.items():
         stored = there.get(location)
+        renew()
         if stored is not None and _is_same(bucket, known, location, stored, file):
             here += 1
             continue

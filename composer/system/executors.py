@@ -178,7 +178,7 @@ def opened_executor(url: str, tls: Tls = Tls()) -> Iterator[Farm | None]:
     except Exception as error:
         raise Unanswered(
             f"{url}: no Dask scheduler answers",
-            details=[f"{type(error).__name__}: {error}"],
+            details=_causes(error),
             hint="is it running there (`dask scheduler`), in the same version, and with the same "
             "--executor-tls files?",
         ) from error
@@ -195,6 +195,16 @@ def opened_executor(url: str, tls: Tls = Tls()) -> Iterator[Farm | None]:
     finally:
         with suppress(Exception):
             client.close(timeout=5)
+
+
+def _causes(error: BaseException | None) -> list[str]:
+    """Describe an error and what it came from, most of which says nothing."""
+    found: list[str] = []
+    while error is not None:
+        if str(error):
+            found.append(f"{type(error).__name__}: {error}")
+        error = error.__cause__ or error.__context__
+    return list(dict.fromkeys(found))[:4]
 
 
 def _address(url: str, *, secure: bool) -> str:

@@ -11,8 +11,9 @@ import pytest
 
 from composer.errors import MissingRequirement, UsageError
 from composer.system import executors
-from composer.system.executors import Farm, Unanswered, Work, opened_executor, spread
+from composer.system.executors import Farm, Tls, Unanswered, Work, opened_executor, spread
 from tests.farms import Cluster, cluster, farm, farm_cluster
+from tests.net.authority import Authority
 
 __all__ = ("farm", "farm_cluster")
 
@@ -75,6 +76,25 @@ def test_worker_of_another_kind_is_named_with_what_differs(
             opened_executor(made.url).__enter__()
     (line,) = caught.value.details
     assert re.search(told, line), line
+
+
+def test_with_tls_both_sides_prove_who_they_are(tmp_path: Path) -> None:
+    own, other = Authority.found(tmp_path / "own"), Authority.found(tmp_path / "other")
+    names = ("--tls-ca-file", own.root, "--tls-cert", own.client[0], "--tls-key", own.client[1])
+    with cluster(tmp_path, tls=tuple(map(str, names))) as made:
+        made.add_worker("w")
+        with opened_executor(made.url, Tls(own.root, *own.client)) as opened:
+            assert opened
+            assert opened.submit(_double, 2, b"").result(30) == 4
+        for tls in (Tls(), Tls(own.root, *other.client), Tls(other.root, *own.client)):
+            with pytest.raises(Unanswered, match="no Dask scheduler answers"):
+                opened_executor(made.url, tls).__enter__()
+
+
+def test_certificate_without_its_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "no.pem").write_text("nothing")
+    with pytest.raises(Unanswered):
+        opened_executor("dask://127.0.0.1:9", Tls(tmp_path / "no.pem")).__enter__()
 
 
 def _double(number: int, data: bytes) -> int:
