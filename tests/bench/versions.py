@@ -53,7 +53,7 @@ def make(source: Path, old: str, new: str, packages: Sequence[str], work: Path, 
     owners = [_owners(repo, one, packages, work) for one in commits]
     steps = [*_steps(trees[0], trees[1])]
     chosen: set[str] = set()
-    done = published_sets(output) if output.exists() else []
+    done = read_lists(output).entries if output.exists() else []
     previous = max(done, key=lambda one: one.timestamp).commit if done else None
     for number in range(count):
         for name in steps[number * _EACH % len(steps) :][:_EACH] if number else ():
