@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -51,5 +53,22 @@ def library_errors(what: str) -> Iterator[None]:
             ) from error
         if "Corrupted" in error.message:
             raise VerificationFailed(f"{what}: {error.message}") from error
-        hint = DISK_HINT if "Input/output error" in error.message else ""
-        raise RepositoryError(f"{what}: {error.message}", hint=hint) from error
+        if "Opening lock file" in error.message:
+            # libostree 2022.7 tells an errno of another call, and no path: ask the disk.
+            _write_a_little(Path(what))
+        lost = "Input/output error" in error.message or "Opening lock file" in error.message
+        raise RepositoryError(f"{what}: {error.message}", hint=DISK_HINT if lost else "") from error
+
+
+def _write_a_little(directory: Path) -> None:
+    """Raise what the file system of ``directory`` has against a small file: NoSpace and kin."""
+    if not directory.is_dir():
+        return
+    try:
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"?")
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        if (explanation := explained(error, directory)) is not error:
+            raise explanation from error
