@@ -123,7 +123,7 @@ class Placer:
     ) -> None:
         with rpm.open("rb") as source:
             before = os.fstat(source.fileno())
-            if _clone(source, staged):
+            if clone(source, staged):
                 self.placed.cloned += 1
                 actual = _digest(staged)
             elif (ours or time in (None, before.st_mtime)) and _link(rpm, staged, before):
@@ -172,7 +172,7 @@ def _require_unchanged(rpm: Path, before: os.stat_result) -> None:
         )
 
 
-def _clone(source: BinaryIO, destination: Path) -> bool:
+def clone(source: BinaryIO, destination: Path) -> bool:
     """Make a file that shares its bytes with another, where the file system can."""
     try:
         with destination.open("xb") as new:

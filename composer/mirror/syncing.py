@@ -8,7 +8,6 @@ is not fetched again; what has come is kept, and a partial RPM is continued.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from composer.mirror.elsewhere import OtherPlaces
 from composer.mirror.looking import digest_of
 from composer.mirror.needs import Place
 from composer.mirror.origin import Origin, read_origin, stage_records
+from composer.mirror.placing import clone
 from composer.mirror.renewing import alone
 from composer.mirror.sync_plan import SyncOptions, SyncPlan, plan_sync
 from composer.mirror.sync_state import STATE, SyncState
@@ -34,8 +34,6 @@ from composer.rpm.package import PackageRef, retained_location
 from composer.rpm.rpmmd import REPOMD
 from composer.system.files import explained, sync_directory, write_bytes
 
-# linux/fs.h: the destination shares the source's bytes until one of them changes.
-_FICLONE = 0x40049409
 _SPARE = 16 << 20
 
 
@@ -185,7 +183,8 @@ class _Work:
                 os.link(source, staged)
                 self.linked += 1
             except OSError:
-                self.linked += _clone(source, staged)
+                with source.open("rb") as stream:
+                    self.linked += clone(stream, staged)
 
     def _place(self, staged: Path, location: str, pkgid: ContentDigest) -> None:
         """Make a verified RPM visible; several locations may want it."""
@@ -248,14 +247,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _clone(source: Path, destination: Path) -> bool:
-    """Make a file that shares its bytes with another, where the file system can."""
-    try:
-        with source.open("rb") as old, destination.open("xb") as new:
-            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
-    except OSError:
-        destination.unlink(missing_ok=True)
-        return False
-    return True

@@ -46,13 +46,16 @@ class Seen:
     wrong: tuple[str, ...]
 
 
+_Said = tuple[dict[str, ContentDigest | None], dict[str, tuple[ContentDigest, int]]]
+
+
 class _RpmMd:
     """Looks at what repomd.xml leads to; what has been proven of a file is not read again."""
 
     def __init__(self, tree: Path) -> None:
         self._tree = tree
         self._proven: dict[tuple[str, int, int], ContentDigest] = {}
-        self._packages: dict[str, dict[str, tuple[ContentDigest, int]]] = {}
+        self._said: dict[bytes, _Said] = {}
 
     def state(self) -> str:
         """Say which state it is at."""
@@ -61,13 +64,11 @@ class _RpmMd:
     def look(self) -> None:
         """Require that all fits."""
         data = (self._tree / REPOMD).read_bytes()
-        repomd = parse_repomd(data)
-        for record in repomd.records:
-            assert self._digest(record.location) == record.checksum, record.location
-        lists = read_lists(self._tree, repomd)
-        packages = self._listed(str(repomd.require("primary").checksum), data)
-        for entry in lists.entries:
-            assert packages[entry.location] == (entry.pkgid, entry.size), entry.location
+        if data not in self._said:
+            self._said[data] = self._read(data)
+        records, packages = self._said[data]
+        for location, checksum in records.items():
+            assert self._digest(location) == checksum, location
         for location, (pkgid, size) in packages.items():
             assert (self._tree / location).stat().st_size == size, location
             assert self._digest(location) == pkgid, location
@@ -80,18 +81,20 @@ class _RpmMd:
             self._proven[key] = ContentDigest.of(path.read_bytes())
         return self._proven[key]
 
-    def _listed(self, checksum: str, repomd: bytes) -> dict[str, tuple[ContentDigest, int]]:
-        if checksum not in self._packages:
-            with tempfile.TemporaryDirectory() as place:
-                copy = Path(place)
-                (copy / "repodata").mkdir()
-                (copy / REPOMD).write_bytes(repomd)
-                location = parse_repomd(repomd).require("primary").location
-                shutil.copy(self._tree / location, copy / location)
-                self._packages[checksum] = {
-                    one.location: (one.pkgid, one.size) for one in read_packages(copy)
-                }
-        return self._packages[checksum]
+    def _read(self, data: bytes) -> _Said:
+        """Read, once, what a repomd.xml leads to: what files must be, and what RPMs."""
+        repomd = parse_repomd(data)
+        records = {one.location: one.checksum for one in repomd.records}
+        with tempfile.TemporaryDirectory() as place:
+            copy = Path(place)
+            (copy / "repodata").mkdir()
+            (copy / REPOMD).write_bytes(data)
+            location = repomd.require("primary").location
+            shutil.copy(self._tree / location, copy / location)
+            packages = {one.location: (one.pkgid, one.size) for one in read_packages(copy)}
+        for entry in read_lists(self._tree, repomd).entries:
+            assert packages[entry.location] == (entry.pkgid, entry.size), entry.location
+        return records, packages
 
 
 class _Statements:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from composer.errors import ComposerError
 from composer.mirror.lists import read_lists
 from composer.mirror.needs import Place
 from composer.mirror.verifying import Options, verify
@@ -250,7 +251,10 @@ class InTree:
     def check(self, root: Path) -> bool:
         tree = self._tree(root)
         first = (self.keys.with_name("statements") / "1.root.json").read_bytes()
-        listed, stated = by_rpm_md(tree), by_statements(tree, first)
+        try:
+            listed, stated = by_rpm_md(tree), by_statements(tree, first)
+        except (ComposerError, OSError) as error:
+            raise AssertionError(f"readers are told: {error}") from error
         for state in (listed, stated):
             assert state in (_PUBLISHED[1], _PUBLISHED[2]), state
         # Where the two differ, what both name is there: they have been followed.

@@ -23,7 +23,7 @@ from tests.client.published import Published
 from tests.client.pulling import REMOTE
 from tests.crash.conftest import ALL, EVERY, TABLE, mounted
 from tests.crash.layer import COUNTED, Runner
-from tests.crash.operations import Moved, Operation, in_repositories, in_sysroots
+from tests.crash.operations import InTree, Moved, Operation, in_repositories, in_sysroots
 from tests.net.lying_mirror import LyingMirror
 
 _SAMPLE = 2
@@ -34,7 +34,7 @@ _SETTING = {
     "composer.net.packages:WINDOW": 24 << 14,
 }
 _AT_RISK = 1 << 20
-_OPERATIONS = ["pull update", "prune", "repair", "deploy", "rollback", "undeploy"]
+_OPERATIONS = ["pull update", "prune", "repair", "deploy", "rollback", "undeploy", "publish"]
 _OPERATIONS += ["by deltas", "deploy, another goes"] if ALL else []
 
 _KINDS = [kind for kind in ("ext4", "xfs") if shutil.which(f"mkfs.{kind}")]
@@ -146,6 +146,7 @@ def explore(
     known: list[Operation] = [
         *in_repositories(published, env),
         *in_sysroots(fast / "no-remotes"),
+        InTree("publish", published, fast / "keys"),
     ]
 
     def run(name: str, kind: str, chosen: Chosen, *options: str, journal: bool) -> _Cuts:
