@@ -138,6 +138,28 @@ def test_a_version_shows_what_it_changed(made: Published) -> None:
     assert "ADV" not in text(downgraded.xpath('//section[@aria-labelledby="changes"]')[0])
 
 
+def test_the_newest_set_is_taken_apart_as_set_inspect_does(made: Published) -> None:
+    newest = next(one for one in published_sets(made.mirror) if one.version == "2.1")
+    inspected = run_here("set", "inspect", made.mirror / newest.location, "--json").document
+    shown = page(made.mirror, f"version/{SLUG}/2.1.html").xpath(
+        '//section[@aria-labelledby="made-of"]'
+    )[0]
+    tables = [
+        [[text(cell) for cell in row.xpath("th | td")] for row in table.xpath("tbody/tr")]
+        for table in shown.xpath(".//table")
+    ]
+    parts = {row[0].split()[0]: int(row[2].replace(",", "")) for row in tables[0]}
+    expected = {one["kind"]: one["bytes"] for one in inspected["sections"] if one["frames"]}
+    assert parts == expected | {"index": inspected["index"]["size"]}
+    rows = {row[0]: [int(cell.replace(",", "") or 0) for cell in row[1:]] for row in tables[1]}
+    assert rows.pop("of no package")[1] == inspected["other"]["patch_bytes"]
+    names = ("map_bytes", "patch_bytes", "patches")
+    assert rows == {one["nevra"]: [one[n] for n in names] for one in inspected["packages"]}
+    base = inspected["bases"][0]
+    assert f"{base['copied']} contents copied, {base['patched']} patched" in text(shown)
+    assert "By package" not in text(page(made.mirror, f"version/{SLUG}/1.3.html"))
+
+
 def test_the_document_for_any_two_has_every_version_and_rpms_order(made: Published) -> None:
     data = json.loads((made.mirror / f"site/history/{SLUG}.json").read_bytes())
     held: set[int] = set()

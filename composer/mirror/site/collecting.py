@@ -14,7 +14,7 @@ from composer.mirror.lists import read_lists
 from composer.mirror.site.costs import Costs, lists_bytes, update_costs
 from composer.mirror.site.history import Timeline, known_advisories
 from composer.mirror.site.naming import slugs
-from composer.mirror.site.reading import Facts, Kept, read_facts
+from composer.mirror.site.reading import Facts, Kept, read_facts, read_shares
 from composer.mirror.site.signing import Signatures, Statements, read_statements
 from composer.ostree.signature import SignatureState
 from composer.progress import Report, Step
@@ -33,7 +33,8 @@ from composer.rpm.texts import (
 class RefView:
     """A ref: its versions, the oldest first, and in the same order what belongs to each.
 
-    ``names`` are of their pages, ``package_names`` of packages'; ``costs`` by pkgids of two sets.
+    ``names`` are of their pages, ``package_names`` of packages'; ``costs`` by pkgids of two sets;
+    ``shares`` are of the newest version's set (:func:`composer.mirror.site.reading.read_shares`).
     """
 
     ref: str
@@ -46,6 +47,7 @@ class RefView:
     costs: Costs
     expires: int | None
     package_names: Mapping[str, str]
+    shares: Mapping[str, Any]
 
     @property
     def versions(self) -> tuple[Facts, ...]:
@@ -152,6 +154,7 @@ def collect(
             costs=update_costs(repository, own, versions, kept, report),
             expires=statements.expires.get(ref) if statements else None,
             package_names=package_names,
+            shares=read_shares(repository, own[-1], kept),
         )
         views.append(view)
     return Collected(

@@ -19,7 +19,7 @@ import zstandard
 import composer
 from composer.errors import ComposerError, NotFound
 from composer.jigdo.container import Kind
-from composer.jigdo.inspecting import frame_codecs, sections
+from composer.jigdo.inspecting import frame_codecs, sections, weigh
 from composer.jigdo.manifest import Head
 from composer.jigdo.pointer import PointerEntry
 from composer.jigdo.reader import CommitFrame, FileRanges, JigdoSet
@@ -209,6 +209,22 @@ def commit_advisories(commit: Commit, detached: bytes) -> tuple[Advisory, ...]:
         variant = GLib.Variant.new_from_bytes(kind, GLib.Bytes.new(detached), False)
         found |= {*read(variant.unpack())}
     return tuple(sorted(found))
+
+
+def read_shares(repository: Path, entry: PointerEntry, kept: Kept) -> dict[str, Any]:
+    """Say which packages take how much of a set, the largest first; reads all of it, once."""
+    name = f"shares-{entry.pkgid}"
+    document: dict[str, Any] | None = kept.load(name)
+    if document is None:
+        found = weigh(open_entry(repository, entry))
+        rows = sorted(found.packages, key=lambda one: (-one.bytes, one.name))
+        document = {
+            "packages": [asdict(one) | {"bytes": one.bytes} for one in rows],
+            "other": asdict(found.other),
+            "bases": [asdict(one) | {"commit": str(one.commit)} for one in found.bases],
+        }
+        kept.keep(name, document)
+    return document
 
 
 def read_paths(repository: Path, entry: PointerEntry, kept: Kept) -> list[tuple[str, int]]:

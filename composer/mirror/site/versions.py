@@ -21,6 +21,7 @@ from composer.rpm.package import Nevra
 
 PER_PAGE = 100
 _MOST_ROWS, _MOST_ADVISORIES = 1000, 500
+_MOST_SHARES = 20
 _MOST_TEXT = 400_000  # characters of changelogs in a page
 _WORDS = {
     "head": "what it is",
@@ -106,6 +107,7 @@ def _version(view: RefView, number: int) -> dict[str, Any]:
         "rebuilt": _rebuilt(view.versions[number - 1], facts) if number else 0,
         "cost": _cost(cost) if cost else None,
         "parts_of_set": _parts(facts),
+        "shares": _shares(view) if number == len(view.versions) - 1 else None,
         "codecs": [(codec, frames, size) for codec, frames, size, _ in facts.codecs],
         "bases": [(version or commit[:12], hrefs.get(commit)) for commit, version in facts.bases],
     }
@@ -176,6 +178,23 @@ def _parts(facts: Facts) -> list[dict[str, Any]]:
         for kind, n, size, whole in rows
     ]
     return sorted(found, key=lambda row: (-row["bytes"], row["kind"]))
+
+
+def _shares(view: RefView) -> dict[str, Any]:
+    """Which packages take most of the newest set."""
+    rows, other = view.shares["packages"], view.shares["other"]
+    rest = rows[_MOST_SHARES:]
+    labels = {one.commit: one.label for one in view.versions}
+    return {
+        "rows": rows[:_MOST_SHARES],
+        "rest": len(rest),
+        "rest_bytes": sum(row["bytes"] for row in rest),
+        "other": other["patch_bytes"],
+        "bases": [
+            row | {"label": labels.get(row["commit"], row["version"] or row["commit"][:12])}
+            for row in view.shares["bases"]
+        ],
+    }
 
 
 def _ref_pages(
