@@ -32,6 +32,7 @@
     place.replaceChildren(make("p", { class: "note", role: "alert" },
       `It could not be loaded (${error.message}). Try again later.`));
   };
+  const say = (text) => { document.getElementById("said").textContent = text; };
 
   /* Moments that have passed */
   for (const time of document.querySelectorAll("time[data-until]")) {
@@ -187,10 +188,13 @@
             make("span", { class: `state ${kind === "security" ? "bad" : "none"}` }, state), " ",
             make("span", { class: "by" }, names)));
         }
+        const count = ["upgraded", "downgraded", "added", "removed"]
+          .reduce((sum, kind) => sum + found[kind].length, 0);
+        say(count === 1 ? "1 package differs." : `${count || "No"} packages differ.`);
         place.replaceChildren(
           make("h2", {}, `From ${data.versions[from].v} to ${data.versions[to].v}`),
           ...(found.advisories.length ? [make("h3", {}, "Advisories"), advisories] : []),
-          ...(parts.length ? parts : [make("p", {}, "No package differs.")]));
+          ...parts);
       } catch (error) {
         trouble(place, error);
       }
@@ -262,7 +266,8 @@
       const words = search.elements.q.value.trim().toLowerCase();
       const slug = search.elements.ref.value;
       if (words.length < 2) {
-        place.replaceChildren(make("p", { class: "note", role: "status" }, "Type two characters or more."));
+        place.replaceChildren();
+        say("Type two characters or more.");
         return;
       }
       try {
@@ -284,9 +289,8 @@
           `${count}${open ? " or more" : ""} ${name}${count === 1 && !open ? "" : "s"}`;
         const said = `${many(named.length, false, "package")}, ${many(paths.length, more, "file")}`;
         const head = (text, count) => [make("h2", {}, `${text} `, make("span", { class: "count" }, count))];
+        say(paths.length > MOST || more ? `${said}; the first are shown.` : `${said}.`);
         place.replaceChildren(
-          make("p", { class: "note", role: "status" },
-            paths.length > MOST || more ? `${said}; the first are shown.` : `${said}.`),
           ...(named.length ? [...head("Packages", String(named.length)), list] : []),
           ...(paths.length ? [...head("Files", String(paths.length) + (more ? "+" : "")), places] : []));
       } catch (error) {
