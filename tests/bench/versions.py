@@ -5,13 +5,14 @@
 changed.  Version k is the older tree in which the packages that differ are, one by one, the
 newer ones: at each step a few change, forth and, once all are new, back.  Each is a commit of its
 own with a list of its packages, and its set is built by `set build`, from the three before it,
-without deltas of what is in RPMs.  What no package owns (the rpmdb) is the older tree's.
+without deltas of what is in RPMs.  What no package owns is the older tree's, but for the
+rpmdb, which is left out: to compress it is half of the work.  With `--count` larger than before, a
+run goes on where the last one ended.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from composer.mirror.making import open_set
 from composer.ostree.repo import Repository
 
 REF = "bench/x86_64/server"
+_RPMDB = "/usr/share/rpm/"
 _EACH = 3
 _START = 1_750_000_000
 _LIST = "jigdo-composer.packages"
@@ -43,17 +45,21 @@ class _Tree:
 def make(source: Path, old: str, new: str, packages: Sequence[str], work: Path, count: int) -> Path:
     """Make the versions below ``work``; returns the published repository."""
     output, repo_path = work / "mirror", work / "repo"
-    subprocess.run(["cp", "-al", source, repo_path], check=True)
+    if not repo_path.exists():
+        subprocess.run(["cp", "-al", source, repo_path], check=True)
     repo = Repository.open(repo_path)
     commits = [ObjectChecksum.parse(text) for text in (old, new)]
     trees = [_read(repo, commit) for commit in commits]
     owners = [_owners(repo, one, packages, work) for one in commits]
     steps = [*_steps(trees[0], trees[1])]
     chosen: set[str] = set()
-    previous: ObjectChecksum | None = None
+    done = read_lists(output).entries if output.exists() else []
+    previous = max(done, key=lambda one: one.timestamp).commit if done else None
     for number in range(count):
         for name in steps[number * _EACH % len(steps) :][:_EACH] if number else ():
             chosen ^= {name}
+        if number < len(done):
+            continue
         tree = _mixed(trees, owners, chosen)
         previous = _commit(repo, tree, commits[0], previous, number)
         _build(repo_path, packages, output, work / "cache")
@@ -81,7 +87,8 @@ def _owners(
     """Tell by a set of the commit which package (its name) has an object."""
     output = work / "owners" / str(commit)[:8]
     (repo.path / "refs/heads/owners").write_text(f"{commit}\n")
-    _build(repo.path, packages, output, work / "cache", ref="owners")
+    if not output.exists():
+        _build(repo.path, packages, output, work / "cache", ref="owners")
     [entry] = read_lists(output).entries
     jigdo = open_set(output / entry.location)
     start, _, headers, _ = jigdo.read_start()
@@ -112,6 +119,8 @@ def _mixed(
     mixed.files = {p: c for p, c in old.files.items() if owners[0].get(c) not in chosen}
     mixed.files |= {p: c for p, c in new.files.items() if owners[1].get(c) in chosen}
     mixed.rows |= {name: new.rows[name] for name in chosen}
+    for path in [path for path in mixed.files if path.startswith(_RPMDB)]:
+        del mixed.files[path]
     return mixed
 
 
@@ -187,9 +196,6 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    if any(given.work.iterdir()):
-        shutil.rmtree(given.work)
-        given.work.mkdir()
     make(given.repo, given.old, given.new, given.packages, given.work, given.count)
 
 

@@ -49,6 +49,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = top / "served"
     (directory / "sub dir").mkdir(parents=True)
     (directory / "sub dir/a+b").write_bytes(DATA)
+    (directory / "site").mkdir()
+    (directory / "site/index.html").write_text("<!DOCTYPE html>")
     (directory / "inner").symlink_to("sub dir/a+b")
     (directory / "outer").symlink_to("../secret")
     return directory
@@ -124,6 +126,14 @@ def test_nothing_outside_is_served(served: Served, path: str) -> None:
 
 def test_symlink_within_is_served(served: Served) -> None:
     assert served.get("/inner", "HEAD").headers["Content-Length"] == "1000000"
+
+
+def test_a_directory_is_its_index_where_it_has_one(served: Served) -> None:
+    index = served.get("/site/")
+    assert (index.status, index.data) == (200, b"<!DOCTYPE html>")  # type: ignore[attr-defined]
+    assert index.headers["Content-Type"].startswith("text/html")
+    assert urlsplit(served.get("/site").headers["Location"]).path == "/site/"
+    assert served.get("/sub%20dir/").status == 404
 
 
 def test_only_reading_is_allowed(served: Served) -> None:
