@@ -1,8 +1,8 @@
 """A static HTTP server for a repository: demos, tests, a local network.
 
 Ranges, conditional requests, HEAD, ``index.html`` of a directory that has one; nothing
-outside the directory, also not through symlinks.  The HTTP of it is starlette's and uvicorn's; a public mirror wants nginx,
-Apache or a CDN, and serves the same files.
+outside the directory, also not through symlinks.  The HTTP of it is starlette's and
+uvicorn's; a public mirror wants nginx, Apache or a CDN, and serves the same files.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def make_app(directory: Path, access_log: IO[str] | None = None) -> ASGIApp:
                 response.chunk_size = _CHUNK
             return response
 
-    files = Starlette(routes=[Mount("/", Files(directory=directory, html=True, follow_symlink=False))])
+    static = Files(directory=directory, html=True, follow_symlink=False)
+    files = Starlette(routes=[Mount("/", static)])
     return files if access_log is None else _Logged(files, access_log)
 
 
