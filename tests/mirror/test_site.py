@@ -139,7 +139,7 @@ def test_a_version_shows_what_it_changed(made: Published) -> None:
 
 
 def test_the_newest_set_is_taken_apart_as_set_inspect_does(made: Published) -> None:
-    newest = next(one for one in published_sets(made.mirror) if one.version == "2.1")
+    newest = next(one for one in read_lists(made.mirror).entries if one.version == "2.1")
     inspected = run_here("set", "inspect", made.mirror / newest.location, "--json").document
     shown = page(made.mirror, f"version/{SLUG}/2.1.html").xpath(
         '//section[@aria-labelledby="made-of"]'
