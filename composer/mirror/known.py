@@ -2,10 +2,11 @@
 
 ``DIR/.jigdo-publish/files.json``.  Losing it costs that all RPMs are hashed once more.
 
-Rule kept here: a file that was written to since is hashed again, whatever its time says.  Where
-only the inode was touched (a link to it was made or removed, or it came here with a copy of
-the tree), its beginning tells: it has the digests of an RPM's header and payload, so an
-RPM that was built anew begins otherwise.
+Rule kept here: an RPM that was built anew under its old name, size and time is noticed.  Where
+the inode was touched but neither size nor time changed (a link to the file was made or removed,
+it came here with a copy of the tree, or somebody set the time back), its beginning tells: it has
+the digests of an RPM's header and payload.  Bytes that rot behind it are for
+`mirror verify --full`.
 """
 
 from __future__ import annotations

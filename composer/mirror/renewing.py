@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from composer.checksum import ContentDigest
-from composer.errors import CommandFailed, ComposerError, FormatError, NoSpace, VerificationFailed
+from composer.errors import (
+    ChecksumMismatch,
+    CommandFailed,
+    ComposerError,
+    FormatError,
+    NoSpace,
+    VerificationFailed,
+)
 from composer.jigdo.pointer import RECORD_TYPE, VERSIONS_TYPE
 from composer.mirror.keys import KeyDirectory
 from composer.mirror.known import KnownFiles
@@ -42,6 +49,8 @@ from composer.system.files import (
 
 _LOCK = ".jigdo-publish.lock"
 _WORK = ".repodata."
+# With less room than this a disk counts as full.
+_FULL = 1 << 16
 # Beside what repomd.xml names: itself, its signature, and the key of it.
 _KEPT = {"repomd.xml", "repomd.xml.asc", "repomd.xml.key"}
 _OWN_TYPES = frozenset(
@@ -89,6 +98,14 @@ def renew(
         for location in find_locations(repository)
         if location not in left_out
     }
+    for entry in lists.entries:
+        if wanted.get(entry.location, entry.pkgid) != entry.pkgid:
+            raise ChecksumMismatch(
+                what=f"{repository / entry.location}, which was published",
+                expected=str(entry.pkgid),
+                actual=str(wanted[entry.location]),
+                hint="somebody wrote into it: publish that set again",
+            )
     clean(repository)
     old = read_repomd(repository)
     with disk_told(repository), _made_beside(repository) as place:
@@ -204,7 +221,14 @@ def _createrepo(repository: Path, place: Path, revision: int, *, reuse: bool) ->
         argv += ["--update", "--update-md-path", str(repository)]
     argv += ["--revision", str(revision), "--set-timestamp-to-revision"]
     argv += ["--no-database", "--checksum", "sha256", "--error-exit-val", str(repository)]
-    run(argv, hint="createrepo_c names the file: a damaged RPM?  Remove it from the repository")
+    hint = "createrepo_c names the file: a damaged RPM?  Remove it from the repository"
+    try:
+        run(argv, hint=hint)
+    except CommandFailed as error:
+        # It says no more than that a file operation failed.
+        if shutil.disk_usage(place).free < _FULL:
+            raise explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), place) from error
+        raise
 
 
 def _differing(repodata: Path, wanted: Mapping[str, ContentDigest]) -> dict[str, ContentDigest]:

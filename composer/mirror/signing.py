@@ -79,4 +79,4 @@ def _refresh(repository: Path, ledger: Ledger, keys: KeyDirectory, now: datetime
 
 def _require_repository(repository: Path) -> None:
     if not (repository / "repodata").is_dir():
-        raise NotFound(f"{repository}: no rpm-md repository", hint="`set build --output` makes one")
+        raise NotFound(f"{repository}: no rpm-md repository", hint="`mirror publish` makes one")

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from composer.checksum import ContentDigest
+from composer.mirror import renewing
 from composer.mirror.known import KnownFiles
 from composer.mirror.lists import read_lists
 from composer.mirror.renewing import alone
@@ -211,6 +213,24 @@ def test_file_whose_inode_alone_was_touched_is_not_hashed_again(www: Path, tmp_p
     assert str(known.pkgid("Packages/" + rpm.name)) == digest(rpm)
 
 
+def test_set_that_somebody_wrote_into_is_told_and_can_be_published_again(
+    published: Published, staged: Path, at_1: Path
+) -> None:
+    entry = read_lists(at_1).pointer.entries[0]
+    path = at_1 / entry.location
+    data = bytearray(path.read_bytes())
+    data[-300] ^= 1
+    put(path, bytes(data))
+    words = ["--packages", published.packages(2)]
+    done = refused(
+        *words, saying="which was published: checksum mismatch", status=3, directory=at_1
+    )
+    assert "publish that set again" in done.err
+    told = document(staged, at_1)
+    assert [one["new"] for one in told["sets"]] == [True, False]
+    sound(at_1)
+
+
 # Two at once
 
 
@@ -392,17 +412,36 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def test_full_disk_leaves_the_old_state(published: Published, tiny: Path) -> None:
+def test_disk_without_room_is_told_before_anything_is_copied(
+    published: Published, tiny: Path
+) -> None:
     www = tiny / "www"
     www.mkdir()
-    mirror = published.root / "mirror2"
-    refused(mirror, saying="bytes are needed", status=4, directory=www)
-    publish("--packages", next((mirror / "Packages").rglob("atlas*.rpm")), www)
-    free = shutil.disk_usage(tiny).free
-    (tiny / "filler").write_bytes(bytes(free - (8 << 10)))
-    staged = tiny / "x"
-    refused(mirror, saying="bytes are needed", status=4, directory=www)
-    assert not staged.exists()
+    refused(published.root / "mirror2", saying="bytes are needed", status=4, directory=www)
+    assert not list(www.rglob("*.rpm"))
+
+
+def test_disk_that_fills_up_in_the_middle_leaves_the_old_state(
+    published: Published, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["mount", "-o", "remount,size=64m", tiny], check=True)
+    www, filler = tiny / "www", tiny / "filler"
+    publish(published.root / "mirror1", www)
+    real = renewing._createrepo
+
+    def filled(*words: Any, **options: Any) -> None:
+        with suppress(OSError), filler.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(bytes(1 << 16))
+        real(*words, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(renewing, "_createrepo", filled)
+        refused(published.root / "mirror2", saying="no space left", status=4, directory=www)
+    filler.unlink()
+    sound(www)
+    publish(published.root / "mirror2", www)
+    sound(www)
 
 
 def test_permission_missing_is_told(published: Published, at_1: Path) -> None:

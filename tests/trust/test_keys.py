@@ -19,6 +19,7 @@ from composer.mirror.rotation import Change, add, revoke, set_terms
 from composer.mirror.trust import DEFAULT_TERMS, Terms, describe, open_ledger
 from tests.client.published import Gpg
 from tests.commands import jigdo
+from tests.mirror.test_publish import make
 from tests.trust.scene import REF, Publisher, Scene, entry
 
 _PIN = "4711-secret-pin"
@@ -170,6 +171,8 @@ def test_no_private_key_gets_into_a_repository_or_a_message(tmp_path: Path) -> N
     run("keys", "init", www)
     run("refresh", www)
     run("keys", "add", www, "snapshot", "--threshold", "2")
+    rpm, _ = make(tmp_path, ref="tool")
+    run("publish", "--packages", rpm, www)
     run("keys", "rotate", www, "timestamp")
     run("keys", "terms", www, "targets", "--days", "100")
     run("keys", "new", "anna", "--public", www / "anna.json")
