@@ -357,8 +357,14 @@ def test_the_same_is_made_again_byte_for_byte(
     made: Published, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(mirror / "site")
-    build(mirror, tmp_path / "cache")
+    mask = os.umask(0o077)
+    try:
+        build(mirror, tmp_path / "cache")
+    finally:
+        os.umask(mask)
     assert files(mirror) == files(made.mirror)
+    modes = {path.stat().st_mode & 0o777 for path in (mirror / "site").rglob("*")}
+    assert modes == {0o755, 0o644}
     assert build(mirror, tmp_path / "cache", "--json").document["changed"] == 0
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1234567890")
     done = build(mirror, tmp_path / "cache", "--json").document

@@ -105,10 +105,10 @@ def _named(count: int) -> set[int]:
 
 
 def _ticks(most: int) -> list[float]:
-    """Round values from 0 to at least ``most``, about four of them."""
+    """Round values from 0 to at least ``most``, about five of them."""
     if most <= 0:
         return [0.0, 1.0]
-    raw = most / 4
+    raw = most / 5
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw)
     return [step * number for number in range(math.ceil(most / step) + 1)]

@@ -28,6 +28,7 @@ from composer.net.sets import require_bounded, require_described
 from composer.ostree.objects import Commit
 from composer.rpm.advisories import Advisory, read
 from composer.rpm.package import Nevra
+from composer.system.files import remove_tree
 
 _LARGEST = 1 << 28
 _MOST_PATHS, _LONGEST_PATH = 2_000_000, 4096
@@ -104,6 +105,9 @@ class Kept:
     def __init__(self, cachedir: Path) -> None:
         self._directory = cachedir / "site" / f"{composer.__version__}-{code_digest()[:16]}"
         self._directory.mkdir(parents=True, exist_ok=True)
+        for other in self._directory.parent.iterdir():
+            if other != self._directory:
+                remove_tree(other)  # of code that is no more
 
     def load(self, name: str) -> Any:
         """Return a document that was kept, or None."""

@@ -54,7 +54,7 @@ class Staging:
             )
         self._before = _read_state(directory / STATE)
         self._groups: dict[str, tuple[str, dict[str, tuple[int, str]]]] = {}
-        directory.mkdir(parents=True, exist_ok=True)
+        _make_readable(directory)
         for left in directory.glob(".new-*"):
             remove_tree(left)  # by whoever was killed: there is one builder at a time
         if not (directory / STATE).exists():
@@ -113,7 +113,7 @@ class Staging:
         for path in sorted(fresh, key=_rank):
             place = self._directory / path
             if place.parent not in made:
-                place.parent.mkdir(parents=True, exist_ok=True)
+                _make_readable(place.parent)
                 made.add(place.parent)
             (self._staged / path).replace(place)
         for directory in sorted(made):
@@ -153,6 +153,14 @@ class Staging:
     def close(self) -> None:
         """Remove what was staged and not published."""
         remove_tree(self._staged)
+
+
+def _make_readable(directory: Path) -> None:
+    """Make a directory, and those above it, that a web server may read whatever the umask is."""
+    if not directory.is_dir():
+        _make_readable(directory.parent)
+        directory.mkdir()
+        directory.chmod(0o755)
 
 
 def _flush(path: Path) -> None:
