@@ -22,10 +22,8 @@ from composer.jigdo.examine import DEFAULT_CHOICES, Deltas, Planner
 from composer.jigdo.manifest import Map
 from composer.jigdo.plan import unexplained
 from composer.jigdo.pointer import PointerEntry
-from composer.jigdo.reader import JigdoSet, requests
+from composer.jigdo.reader import START, JigdoSet, requests
 from composer.ostree.objects import parse_dirtree
-
-_START = (Kind.COMMIT, Kind.DIRMETA, Kind.HEADERS, Kind.CONTENTS)
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -139,10 +137,12 @@ class Target:
         here = np.zeros(len(self._all), np.bool_)
         here[held.objects] = True
         missing = bytearray((~here[self._numbers]).astype(np.uint8).tobytes())
-        if not any(missing):
-            return Cost(0, 0, 0, self._metadata(held, (), None), 0, 0)
         packages = self.jigdo.head.packages
         likely = [n for n, one in enumerate(packages) if str(one.ref.pkgid) not in held.pkgids]
+        if not any(missing):
+            changed = any(f.digest not in held.frames for f in self.jigdo.index.of(Kind.TREE))
+            read = [likely if changed and self.jigdo.keeps else []]
+            return Cost(0, 0, 0, self._metadata(held, read, None), 0, 0)
         maps, read = self._maps(likely), [likely]
         if unexplained(missing, maps.values(), self._contents):
             rest = [n for n in range(len(packages)) if n not in maps]
@@ -185,20 +185,20 @@ class Target:
         return Deltas(table, (), room), self.jigdo.index[base.deltas]
 
     def _metadata(
-        self, held: Holding, maps: Collection[Collection[int]], deltas: Frame | None
+        self, held: Holding, maps: Sequence[Collection[int]], deltas: Frame | None
     ) -> int:
         """Bytes of the set's metadata: an update of what is here, or what has to be read."""
         index = self.jigdo.index
         update = next((one for one in self._entry.updates if one.base == held.commit), None)
         if update is not None:
             return update.size
+        start = [index.one(kind) for kind in START]
         trees = [frame for frame in index.of(Kind.TREE) if frame.digest not in held.frames]
         packages = self.jigdo.head.packages
-        read = [
-            [index.one(Kind.HEAD)],
-            [index.one(kind) for kind in _START],
-            trees,
-            *([index[packages[number].map] for number in numbers] for numbers in maps),
-            [deltas] if deltas else [],
-        ]
+        likely, *rest = ([index[packages[n].map] for n in numbers] for numbers in maps)
+        # As composer.jigdo.examine reads it: what is known to be needed is asked for together.
+        read = [[*trees, *likely]] if trees else [likely]
+        read = [[index.one(Kind.HEAD), *start], *read, *rest, [deltas] if deltas else []]
+        if not self.jigdo.keeps:
+            read = [[index.one(Kind.HEAD)], start, trees, likely, *rest, *read[-1:]]
         return self.jigdo.place.size + sum(sum(requests(frames)) for frames in read)

@@ -50,7 +50,8 @@ _GAP = 2048
 _RUN, _RUN_UNCOMPRESSED = 1 << 21, 1 << 23
 # A larger description is not held in memory; its next version comes as a whole.
 _MOST_KEPT = 1 << 25
-_START_KINDS = (Kind.COMMIT, Kind.DIRMETA, Kind.HEADERS, Kind.CONTENTS)
+START = (Kind.COMMIT, Kind.DIRMETA, Kind.HEADERS, Kind.CONTENTS)
+"""What :meth:`JigdoSet.read_start` reads."""
 MAX_DIRTREES = 1 << 20
 
 
@@ -88,7 +89,7 @@ class JigdoSet:
         sizes = [f.uncompressed for kind in DESCRIPTION for f in self.index.of(kind)]
         self._keeps = sum(sizes) <= _MOST_KEPT
         if whole_start:
-            self.prefetch(map(self.index.one, (Kind.HEAD, *_START_KINDS)))
+            self.prefetch(map(self.index.one, (Kind.HEAD, *START)))
         self.head: Head = parse_head(self._one(Kind.HEAD))
         self._check_numbers()
 
@@ -124,6 +125,11 @@ class JigdoSet:
             return
         known = ((frame, self._known[frame.number]) for frame in here)
         yield from merge(known, read, key=lambda item: item[0].offset)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the description is held once it was read; a very large one is not."""
+        return self._keeps
 
     def prefetch(self, frames: Iterable[Frame]) -> None:
         """Read frames of the description that will be asked for one after the other.
@@ -166,7 +172,7 @@ class JigdoSet:
         Returns the commit, the dirmeta objects, the headers and the contents table's
         bytes (to be parsed once the number of objects is known).
         """
-        read = {f.kind: data for f, data in self.frames(map(self.index.one, _START_KINDS))}
+        read = {f.kind: data for f, data in self.frames(map(self.index.one, START))}
         commit = self._parse_commit(read[Kind.COMMIT])
         dirmetas = _parse_dirmetas(read[Kind.DIRMETA])
         return commit, dirmetas, parse_headers(read[Kind.HEADERS]), read[Kind.CONTENTS]
