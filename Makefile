@@ -19,7 +19,7 @@ BYTES_ARGS = $(if $(CASE),--case $(CASE)) $(if $(QUICK),--quick) $(if $(DOCS),--
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test setup-bench demo check format test fuzz attack-proof crash-proof boot-proof bench \
     bench-compose bench-bytes bench-line bench-crowd bench-farm bench-fleet bench-publish bench-site \
-    bench-verify bench-versions lock clean
+    bench-verify bench-history lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -85,7 +85,7 @@ bench-verify: setup-test ## mirror verify: MIRROR=DIR with published sets; full,
 bench-fleet: setup-test ## mirror simulate against 200 real clients, by a server's log (root)
 	$(PYTHON) -m tests.bench.fleet $(BENCH_ARGS)
 
-bench-versions: setup-test ## 100 published versions out of two commits (docs/benchmarks.md; half an hour, 1 GB)
+bench-history: setup-test ## 100 published versions out of two commits (docs/benchmarks.md; half an hour, 1 GB)
 	$(PYTHON) -m tests.bench.versions $(BENCH_ARGS)
 
 bench-site: setup-test ## mirror site: MIRROR=DIR with many versions [BENCH_ARGS="--packages DIR ..."]

@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -445,6 +447,42 @@ def test_a_page_that_cannot_be_made_leaves_the_site_as_it_was(
     assert done.status != 0
     monkeypatch.undo()
     assert files(mirror) == before
+
+
+def test_who_reads_meanwhile_gets_whole_pages(mirror: Path, tmp_path: Path) -> None:
+    names = [name for name in files(mirror) if name.endswith(".html")]
+    ended, parts, reads = threading.Event(), list[str](), Counter[str]()
+
+    def read() -> None:
+        while not ended.is_set():
+            for name in names:
+                data = (mirror / "site" / name).read_bytes()
+                reads[name] += 1
+                if not data.startswith(b"<!DOCTYPE html>") or not data.endswith(b"</html>\n"):
+                    parts.append(name)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for title in ("One", "Another", "One"):
+            build(mirror, tmp_path / "cache", "--title", title)
+    finally:
+        ended.set()
+        reader.join()
+    assert not parts
+    assert min(reads[name] for name in names) > 3
+
+
+def test_two_builders_take_turns_and_one_that_was_killed_is_cleaned_up(
+    made: Published, mirror: Path, tmp_path: Path
+) -> None:
+    (mirror / "site/.new-killed/package").mkdir(parents=True)
+    (mirror / "site/.new-killed/package/alpha.html").write_text("half a p")
+    words = [sys.executable, "-m", "composer", "-q", "mirror", "site", str(mirror)]
+    words += ["--cachedir", str(tmp_path / "cache")]
+    builders = [subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [one.wait(120) for one in builders] == [0, 0]
+    assert files(mirror) == files(made.mirror)
 
 
 def test_a_state_that_is_damaged_means_that_all_is_made_again(mirror: Path, tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ class Kept:
         """Keep bytes."""
         path = self._directory / f"{name}.zst"
         part = path.with_name(f".{path.name}.{os.getpid()}")
+        self._directory.mkdir(parents=True, exist_ok=True)  # other code may have taken it away
         part.write_bytes(zstandard.ZstdCompressor(level=3).compress(data))
         part.replace(path)
 
