@@ -40,7 +40,7 @@ LAYOUT = [
 
 def _pins() -> dict[str, str]:
     lock = (ROOT / "requirements.lock").read_text()
-    return dict(re.findall(r"^([a-z0-9.-]+)(?:\[[a-z,]+\])?==(\S+) \\$", lock, re.MULTILINE))
+    return dict(re.findall(r"^([a-z0-9.-]+)(?:\[[a-z0-9,]+\])?==(\S+) \\$", lock, re.MULTILINE))
 
 
 def _required() -> list[str]:
@@ -73,7 +73,7 @@ def _quietly(*argv: str) -> float:
 
 @pytest.mark.parametrize("requirement", _required())
 def test_lock_satisfies_what_pyproject_asks_for(requirement: str) -> None:
-    parsed = re.fullmatch(r"([A-Za-z0-9-]+)(?:>=([0-9.]+))?", requirement)
+    parsed = re.fullmatch(r"([A-Za-z0-9-]+)(?:\[[a-z0-9,]+\])?(?:>=([0-9.]+))?", requirement)
     assert parsed, f"{requirement}: expected name or name>=version"
     pinned = _pins()[parsed[1].lower()]
     assert _release(pinned) >= _release(parsed[2] or "0")
