@@ -129,9 +129,7 @@ def examine(
     old = _Base(repo, base)
     likely = _likely(jigdo, repo, base)
     if not repo.has("dirtree", start.commit.tree):
-        trees = [frame for frame in jigdo.index.of(Kind.TREE) if frame.digest not in old.frames]
-        maps_of = [jigdo.index[jigdo.head.packages[number].map] for number in likely]
-        jigdo.prefetch([*trees, *maps_of])
+        _prefetch(jigdo, old.frames, likely)
     dirtrees, ordinals = _read_tree(jigdo, repo, start, old.frames)
     contents = jigdo.contents(table, objects=len(ordinals), headers=headers)
     missing = _missing(repo, ordinals, staged=read_only)
@@ -369,6 +367,13 @@ class _Base:
             return
         found.add(ContentDigest.of(cutter.finish()))
         self.frames, self.objects = found, ordinals.checksums
+
+
+def _prefetch(jigdo: JigdoSet, known: Container[ContentDigest], likely: Sequence[int]) -> None:
+    """Read at once the tree frames that are not ``known`` to be here, and the likely maps."""
+    trees = [frame for frame in jigdo.index.of(Kind.TREE) if frame.digest not in known]
+    maps = [jigdo.index[jigdo.head.packages[number].map] for number in likely]
+    jigdo.prefetch([*trees, *maps])
 
 
 def _read_tree(
